@@ -1,0 +1,76 @@
+"""Segue eases a trained network into a new objective.
+
+It trains on λ·source + (1 − λ)·target while λ falls from 1 to 0 over the first K optimizer steps,
+then on the target alone (loss smoothing, arXiv 2607.00634).
+
+>>> import segue
+>>> weight = segue.linear_decay(num_smoothing_steps=500)
+>>> weight(0), weight(250), weight(500)
+(1.0, 0.5, 0.0)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from segue.schedules import (
+    Schedule,
+    constant,
+    cosine_decay,
+    exponential_decay,
+    hard_switch,
+    join,
+    linear_decay,
+    polynomial_decay,
+    resolve_num_smoothing_steps,
+    sigmoid_decay,
+)
+
+if TYPE_CHECKING:
+    from segue.blend import Blend
+    from segue.losses import LossSum, NonFiniteLossError
+    from segue.smoothing import Smoothing
+    from segue.sources.replay import Replay
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blend",
+    "LossSum",
+    "NonFiniteLossError",
+    "Replay",
+    "Schedule",
+    "Smoothing",
+    "constant",
+    "cosine_decay",
+    "exponential_decay",
+    "hard_switch",
+    "join",
+    "linear_decay",
+    "polynomial_decay",
+    "resolve_num_smoothing_steps",
+    "sigmoid_decay",
+]
+
+# What needs torch is imported when it is first used, so that a report can be rebuilt from records
+# on a machine without it.
+_NEEDS_TORCH = {
+    "Blend": "segue.blend",
+    "LossSum": "segue.losses",
+    "NonFiniteLossError": "segue.losses",
+    "Replay": "segue.sources.replay",
+    "Smoothing": "segue.smoothing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module 'segue' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

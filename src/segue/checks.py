@@ -1,0 +1,77 @@
+"""Argument checks that name the argument, the rule and the value received (stdlib only)."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+
+__all__ = [
+    "check_count",
+    "check_positive",
+    "check_share",
+    "check_source_weight",
+    "unknown_name",
+]
+
+
+def check_source_weight(value: object, step: int) -> float:
+    """Return ``value`` as a float, or say which step of the schedule gave a wrong weight.
+
+    Raises:
+        TypeError: If ``value`` is not a number.
+        ValueError: If it is not finite or outside [0, 1].
+    """
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"the schedule must return a number, got {value!r} at step {step}")
+    weight = float(value)
+    if not 0.0 <= weight <= 1.0:  # also refuses NaN
+        raise ValueError(
+            f"the schedule must return a source weight in [0, 1], got {weight!r} at step {step}"
+        )
+    return weight
+
+
+def check_count(name: str, value: int) -> int:
+    """Return ``value`` as an int ``>= 0``; TypeError or ValueError names ``name``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if count < 0:
+        raise ValueError(f"{name} must be >= 0, got {count}")
+    return count
+
+
+def check_share(name: str, value: float, upper: float, upper_name: str = "1") -> float:
+    """Return ``value`` as a float in [0, ``upper``]; the error names ``name``."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 <= float(value) <= upper:
+        bound = upper_name if upper_name == "1" else f"{upper_name} ({upper})"
+        raise ValueError(f"{name} must be in [0, {bound}], got {value!r}")
+    return float(value)
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return ``value`` as a positive finite float; the error names ``name``."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """Word the error for an unknown name, with the nearest known one.
+
+    >>> unknown_name("shift", "gausian_noise", ["blur", "gaussian_noise"])
+    "unknown shift 'gausian_noise'; did you mean 'gaussian_noise'? Known: blur, gaussian_noise"
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return f"unknown {what} {name!r}{hint} Known: {', '.join(names)}"

@@ -1,0 +1,266 @@
+"""The command line: ``segue demo | run | status | report | cite``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segue.experiments.families import Preset
+    from segue.runs.records import Record
+
+__all__ = ["main"]
+
+_BIBTEX = """\
+@misc{{patil2026loss,
+  title         = {{Loss smoothing}},
+  author        = {{Patil and Lobacheva and Pascanu and Chandar}},
+  year          = {{2026}},
+  eprint        = {{2607.00634}},
+  archivePrefix = {{arXiv}},
+}}
+@software{{segue,
+  title   = {{Segue: easing a trained network into a new objective}},
+  author  = {{{{The Segue authors}}}},
+  version = {{{version}}},
+  license = {{Apache-2.0}},
+}}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; a wrong argument ends in one line and exit code 2."""
+    try:
+        import tyro
+    except ImportError:
+        sys.exit('the command line needs tyro: pip install "segue[experiments]"')
+    commands: dict[str, Callable[..., Any]] = {
+        "demo": demo,
+        "run": run,
+        "status": status,
+        "report": report,
+        "cite": cite,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="segue",
+            description="Ease a trained network into a new objective, and measure whether it helps.",
+            args=arguments,
+        )
+    except (ValueError, OSError) as error:
+        print(f"segue: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        print(
+            f'segue: {error}; pip install "segue[experiments,report]" installs what the commands '
+            "need",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("segue: stopped; the same command resumes", file=sys.stderr)
+        sys.exit(130)
+
+
+def demo(*, out: Path = Path("runs/demo"), num_workers: int | None = None) -> None:
+    """Compare smoothing with its baselines on scikit-learn's digits, within two minutes.
+
+    Args:
+        out: Folder for runs and report.
+        num_workers: Processes; one per core by default.
+    """
+    from segue.experiments.families import load_preset
+
+    console = _console()
+    records = _execute(
+        load_preset("supervised", "demo"), "supervised", out, None, None, num_workers, console
+    )
+    _show(records, out / "report.html", console)
+
+
+def run(
+    family: str,
+    /,
+    *,
+    preset: str = "quick",
+    data: str | None = None,
+    out: Path = Path("runs"),
+    results: Path | None = None,
+    num_workers: int | None = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+) -> None:
+    """Execute a preset of an experiment family; what is done is skipped, what was cut off resumes.
+
+    Args:
+        family: Experiment family, such as supervised.
+        preset: Preset of the family; --dry-run lists what it would run.
+        data: Data folder (else the environment variable SEGUE_DATA), or hub.
+        out: Folder for records, checkpoints and source models.
+        results: Parquet file of records: those in it are not run again, and it is rewritten with
+            all records of the family at the end.
+        num_workers: Processes; one per core by default.
+        dry_run: Show the phases, the number of runs and their cost, and run nothing.
+        retry_failed: Run again what failed.
+    """
+    from segue.experiments.families import load_preset
+
+    chosen, console = load_preset(family, preset), _console()
+    if dry_run:
+        _dry_run(chosen, console)
+        return
+    root = data or os.environ.get("SEGUE_DATA")
+    records = _execute(
+        chosen, family, out, results, root, num_workers, console, retry_failed=retry_failed
+    )
+    _show(records, out / f"{family}-{preset}.html", console)
+
+
+def status(*, out: Path = Path("runs")) -> None:
+    """Show what is done, failed and cut off in a run folder.
+
+    Args:
+        out: The run folder.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from segue.runs.records import load_records
+
+    console = _console()
+    families = sorted(path.parent for path in out.glob("*/records") if path.is_dir())
+    if not families:
+        raise ValueError(f"out must be a folder that `segue run` wrote, found no records in {out}")
+    table = Table("family", "completed", "failed", "cut off")
+    failures: list[Record] = []
+    for folder in families:
+        records = load_records(folder)
+        failed = [record for record in records if record.status == "failed"]
+        failures += failed
+        cut_off = len(list((folder / "checkpoints").glob("*.safetensors")))
+        table.add_row(
+            escape(folder.name), str(len(records) - len(failed)), str(len(failed)), str(cut_off)
+        )
+    console.print(table)
+    for record in failures:
+        reason = record.error or {}
+        console.print(
+            f"{record.run_id} failed: {reason.get('type')}: {reason.get('message')}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def report(
+    *records: Path, out: Path = Path("report.html"), docs: bool = False, root: Path = Path()
+) -> None:
+    """Rebuild tables and the HTML report from records alone.
+
+    Args:
+        records: Run folders and Parquet files; every file in results/ if none is named.
+        out: The page to write; its figures' data are written next to it.
+        docs: Rewrite the generated blocks of README.md and docs/ instead.
+        root: Folder of the project whose docs are rewritten.
+    """
+    from segue.runs.records import load_records
+
+    paths = list(records) or sorted((root / "results").glob("*.parquet"))
+    if not paths:
+        raise ValueError(f"records must name a run folder or a Parquet file, found none in {root}")
+    console = _console()
+    if docs:
+        from segue.report.docs import update_docs
+
+        for path in update_docs(root, paths):
+            console.print(f"wrote {path}", markup=False, highlight=False)
+        return
+    _show(load_records(paths), out, console)
+
+
+def cite() -> None:
+    """Print how to cite Segue and the method."""
+    import segue
+
+    print(_BIBTEX.format(version=segue.__version__))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _command() -> str:
+    return shlex.join(["segue", *sys.argv[1:]])
+
+
+def _execute(
+    preset: Preset,
+    family: str,
+    out: Path,
+    results: Path | None,
+    data: str | None,
+    num_workers: int | None,
+    console: Console,
+    *,
+    retry_failed: bool = False,
+) -> list[Record]:
+    """Run the phases in turn; return the records of all of them."""
+    from segue.runs.execution import execute
+    from segue.runs.grid import run_id
+    from segue.runs.records import compact, load_records
+
+    if preset.needs_data and data is None:
+        raise ValueError(
+            "this preset needs a data folder: pass --data FOLDER (or hub), or set SEGUE_DATA"
+        )
+    started = time.monotonic()
+    records: list[Record] = []
+    for phase in preset.phases:
+        configs = phase.configs(records)
+        console.rule(f"{phase.name}: {len(configs)} runs")
+        execute(
+            configs,
+            out,
+            num_workers=num_workers,
+            data_root=data,
+            results=results,
+            console=console,
+            command=_command(),
+            retry_failed=retry_failed,
+        )
+        wanted = {run_id(config) for config in configs}
+        known = load_records([path for path in (results, out / family) if path and path.exists()])
+        records += [record for record in known if record.run_id in wanted]
+    if results is not None:
+        compact(load_records([p for p in (results, out / family) if p.exists()]), results)
+    console.print(f"{len(records)} runs in {time.monotonic() - started:.0f} s")
+    return records
+
+
+def _dry_run(preset: Preset, console: Console) -> None:
+    from segue.runs.grid import expand
+
+    console.print(preset.description, markup=False)
+    for phase in preset.phases:
+        configs = expand(phase.configs([]))
+        cost = sum(config.cost() for config in configs)
+        console.print(f"{phase.name}: {len(configs)} runs, {cost:,.0f} gradient examples")
+
+
+def _show(records: Sequence[Record], page: Path, console: Console) -> None:
+    """Print the tables and write the page."""
+    from segue.report.page import write_report
+    from segue.report.tables import console_tables
+
+    for table in console_tables(records):
+        console.print(table)
+    written = write_report(records, page)
+    console.print(f"report: {written}", markup=False, highlight=False)

@@ -1,0 +1,60 @@
+"""Families and their presets: what ``segue run FAMILY --preset NAME`` executes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from segue.checks import unknown_name
+from segue.runs.grid import RunConfig
+from segue.runs.records import Record
+
+__all__ = ["FAMILIES", "Phase", "Preset", "load_preset", "load_presets"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One grid of a preset.
+
+    Attributes:
+        name: For the console, such as ``"tuning"``.
+        configs: The grid, given the records of the phases before it: a later phase may depend on
+            what an earlier one found, such as the best learning rate.
+    """
+
+    name: str
+    configs: Callable[[Sequence[Record]], list[RunConfig]]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named experiment of a family, as phases that run one after the other."""
+
+    description: str
+    phases: tuple[Phase, ...]
+    needs_data: bool = True
+
+
+FAMILIES: Mapping[str, str] = {"supervised": "segue.experiments.supervised.presets"}
+"""Family → module that holds its ``PRESETS``."""
+
+
+def load_presets(family: str) -> Mapping[str, Preset]:
+    """Return the presets of a family.
+
+    Raises:
+        ValueError: If there is no such family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(unknown_name("family", family, FAMILIES))
+    presets: Mapping[str, Preset] = importlib.import_module(FAMILIES[family]).PRESETS
+    return presets
+
+
+def load_preset(family: str, name: str) -> Preset:
+    """Return one preset; raises ValueError with the nearest name if there is none."""
+    presets = load_presets(family)
+    if name not in presets:
+        raise ValueError(unknown_name("preset", name, presets))
+    return presets[name]

@@ -1,0 +1,172 @@
+"""Controlled shifts: pairs of a source and a target made from one data set.
+
+The training images of a data set are divided once per seed: a validation set that is never trained
+on, a *target part* and a *source part*, so that target images are new to the source model (except
+for the warm start, where the source's half belongs to the target by definition). Everything that is
+drawn is a function of the seed alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.checks import unknown_name
+
+__all__ = ["SHIFTS", "SOURCE_TASKS", "Shift", "ShiftConfig", "augment"]
+
+SOURCE_TASKS = ("all", "first_half_classes", "random_labels", "half_data")
+"""What a source model can be trained on; shifts with the same source task share source models."""
+
+Transform = Callable[[Tensor, float, torch.Generator, int], Tensor]
+"""Takes float images in [0, 1], the severity, a generator for this set, and the seed."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One kind of shift.
+
+    Attributes:
+        name: Name in configurations and tables.
+        kind: ``covariate``, ``label`` or ``data``.
+        source_task: What the source model is trained on.
+        severity: Default severity, in the shift's own unit; 0 where it has none.
+        summary: One line for people.
+        transform: Maps source images to target images; None leaves them.
+    """
+
+    name: str
+    kind: str
+    source_task: str
+    severity: float
+    summary: str
+    transform: Transform | None = None
+
+
+@dataclass(frozen=True)
+class ShiftConfig:
+    """A shift by name, with its severity (None: the shift's default).
+
+    Raises:
+        ValueError: If the name is unknown, or a severity is not positive or given where it has none.
+    """
+
+    name: str
+    severity: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SHIFTS:
+            raise ValueError(unknown_name("shift", self.name, SHIFTS))
+        if self.severity is None:
+            return
+        if SHIFTS[self.name].severity == 0.0:
+            raise ValueError(f"shift {self.name} has no severity, got {self.severity!r}")
+        if not 0.0 < self.severity < math.inf:
+            raise ValueError(f"severity must be positive and finite, got {self.severity!r}")
+
+    @property
+    def shift(self) -> Shift:
+        """The registered shift."""
+        return SHIFTS[self.name]
+
+    def transform(self, images: Tensor, generator: torch.Generator, seed: int) -> Tensor:
+        """Apply the shift to float images (N, channels, height, width) in [0, 1]."""
+        shift = self.shift
+        if shift.transform is None:
+            return images
+        severity = shift.severity if self.severity is None else self.severity
+        return shift.transform(images, severity, generator, seed)
+
+
+def gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator, seed: int) -> Tensor:
+    """Add noise of standard deviation ``sigma``, drawn once per image, clipped to [0, 1]."""
+    return (images + sigma * torch.randn(images.shape, generator=generator)).clamp(0.0, 1.0)
+
+
+def blur(images: Tensor, width: float, generator: torch.Generator, seed: int) -> Tensor:
+    """Gaussian blur; ``width`` is its standard deviation as a share of the image's width."""
+    sigma = width * images.shape[-1]
+    radius = max(1, math.ceil(2.5 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
+        weight = kernel.view(1, 1, *shape).expand(channels, 1, -1, -1)
+        padded = F.pad(images, padding, mode="replicate")
+        images = F.conv2d(padded, weight, groups=channels)
+    return images
+
+
+def contrast(images: Tensor, share: float, generator: torch.Generator, seed: int) -> Tensor:
+    """Keep ``share`` of each image's contrast around its mean brightness."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + share * (images - mean)
+
+
+def colour_inversion(images: Tensor, _: float, generator: torch.Generator, seed: int) -> Tensor:
+    """The negative of each image."""
+    return 1.0 - images
+
+
+def pixel_permutation(images: Tensor, _: float, generator: torch.Generator, seed: int) -> Tensor:
+    """Permute the pixels, in the same way for all images of a seed."""
+    num_pixels = images.shape[-2] * images.shape[-1]
+    order = torch.randperm(num_pixels, generator=torch.Generator().manual_seed(seed))
+    return images.flatten(2)[:, :, order].reshape(images.shape)
+
+
+SHIFTS: dict[str, Shift] = {
+    shift.name: shift
+    for shift in (
+        Shift("gaussian_noise", "covariate", "all", 0.3,
+              "Gaussian noise of standard deviation 0.3 on images in [0, 1]", gaussian_noise),
+        Shift("blur", "covariate", "all", 0.047,
+              "Gaussian blur of standard deviation 0.047 image widths", blur),
+        Shift("contrast", "covariate", "all", 0.15,
+              "15 % of each image's contrast is kept", contrast),
+        Shift("colour_inversion", "covariate", "all", 0.0,
+              "the negative of each image", colour_inversion),
+        Shift("pixel_permutation", "covariate", "all", 0.0,
+              "one permutation of the pixels per seed", pixel_permutation),
+        Shift("label_permutation", "label", "all", 0.0,
+              "every class gets another class's output unit, one permutation per seed"),
+        Shift("class_split", "label", "first_half_classes", 0.0,
+              "classes 0-4, then classes 5-9 on the same output units"),
+        Shift("random_labels", "label", "random_labels", 0.0,
+              "random labels memorised, then the true ones"),
+        Shift("warm_start", "data", "half_data", 0.0,
+              "half the data, then all of it"),
+    )
+}  # fmt: skip
+"""The nine controlled shifts by name. To add one, add a row (and a transform, if it has one)."""
+
+
+def permuted_labels(labels: Tensor, num_classes: int, seed: int) -> Tensor:
+    """Map labels by a permutation without fixed point, drawn from ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(num_classes, generator=generator)
+        if not bool((order == torch.arange(num_classes)).any()):
+            return order[labels]
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip half of the images and shift all by up to an eighth of their width, edges repeated.
+
+    Args:
+        images: Float images, shape (N, channels, height, width).
+        generator: Draws the flips (per image) and the shift (per batch).
+    """
+    flipped = torch.rand(len(images), generator=generator) < 0.5
+    images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+    reach = max(1, images.shape[-1] // 8)
+    down, right = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    height, width = images.shape[-2:]
+    return padded[:, :, down : down + height, right : right + width]

@@ -1,0 +1,212 @@
+"""Executing a grid: in order, in parallel, resumable, and never stopped by one failed run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from segue.checks import check_count
+from segue.runs.context import RunContext, RunResult, Store
+from segue.runs.grid import RunConfig, expand, run_id
+from segue.runs.progress import Progress
+from segue.runs.records import load_records, write_atomically, write_record
+from segue.runs.worker import Job, failed_record, start_worker, work
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["RunContext", "RunResult", "Summary", "execute"]
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a grid."""
+
+    num_completed: int
+    num_failed: int
+    num_skipped: int
+    seconds: float
+
+
+class RequirementFailedError(RuntimeError):
+    """A run could not start, because a run that it requires has failed."""
+
+
+def execute(
+    configs: Iterable[RunConfig],
+    out: Path,
+    *,
+    num_workers: int | None = None,
+    data_root: str | None = None,
+    results: Path | None = None,
+    console: Console | None = None,
+    checkpoint_seconds: float = 20.0,
+    command: str | None = None,
+    retry_failed: bool = False,
+) -> Summary:
+    """Execute a grid of runs; what has a record is skipped, what was cut off resumes.
+
+    A run that is only required by others (a source model) is executed when one of them is still to
+    be done. A run that fails, or whose process dies, gets a record that says why; what requires it
+    fails with it, the rest goes on.
+
+    Args:
+        configs: The runs.
+        out: Folder for records, artifacts and checkpoints.
+        num_workers: Worker processes, one torch thread each; one per core by default, 0 for this
+            process.
+        data_root: Data folder, handed to the runs.
+        results: Parquet file of records whose runs need not be done again.
+        console: Shows progress there.
+        checkpoint_seconds: Least time between two checkpoints of a run.
+        command: Command line, for the records.
+        retry_failed: Run again what has failed before.
+
+    Raises:
+        OSError: If ``out`` cannot be written, or another process executes a grid in it.
+    """
+    started = time.monotonic()
+    workers = os.cpu_count() or 1 if num_workers is None else num_workers
+    check_count("num_workers", workers)
+    store = Store(out)
+    write_atomically(out / ".writable", b"")  # an unwritable folder is known before any training
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(f"another process executes runs in {out}; wait for it, or use --out") from None
+    with lock:
+        grid = list(configs)
+        pending = _pending(grid, store, results, retry_failed)
+        job = Job(store, data_root, checkpoint_seconds, command)
+        num_due = len({run_id(config) for config in grid} & {run_id(c) for c in pending})
+        progress = Progress(
+            pending,
+            num_skipped=len({run_id(config) for config in grid}) - num_due,
+            console=console,
+        )
+        with progress:
+            if workers == 0:
+                _execute_here(pending, job, progress)
+            else:
+                _execute_in_pool(pending, job, progress, min(workers, max(1, len(pending))))
+    return Summary(
+        progress.num_completed,
+        progress.num_failed,
+        progress.num_skipped,
+        time.monotonic() - started,
+    )
+
+
+def _pending(
+    configs: Sequence[RunConfig], store: Store, results: Path | None, retry_failed: bool
+) -> list[RunConfig]:
+    """Return what is to be executed, requirements first."""
+    wanted, asked_for = expand(configs), {run_id(config) for config in configs}
+    places = [results] if results is not None and results.exists() else []
+    places += sorted({store.records(c) for c in wanted if store.records(c).exists()})
+    status = {record.run_id: record.status for record in load_records(places)}
+    needed: set[str] = set()
+    pending: list[RunConfig] = []
+    for config in reversed(wanted):  # dependants before what they require
+        identity = run_id(config)
+        failed = status.get(identity) == "failed" and not retry_failed
+        if identity in needed:
+            # A record alone is no use to a run that starts from the artifact.
+            due = not failed and not store.artifact(config).exists()
+        else:
+            done = failed or status.get(identity) == "completed"
+            due = identity in asked_for and not done
+        if due:
+            pending.append(config)
+            needed.update(run_id(required) for required in config.requires())
+    return pending[::-1]
+
+
+def _execute_here(pending: Sequence[RunConfig], job: Job, progress: Progress) -> None:
+    for config in pending:
+        missing = _missing(config, job.store)
+        if missing:
+            _fail(config, job, missing, progress)
+            continue
+        progress.finished(run_id(config), work(config, job))
+
+
+def _execute_in_pool(
+    pending: Sequence[RunConfig], job: Job, progress: Progress, num_workers: int
+) -> None:
+    # Pebble, because a worker that is killed ends its own run only, not the pool.
+    from pebble import ProcessExpired, ProcessPool
+
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    waiting = list(pending)
+    running: dict[Future[str], RunConfig] = {}
+    pool = ProcessPool(
+        max_workers=num_workers, context=context, initializer=start_worker, initargs=(messages,)
+    )
+    try:
+        while waiting or running:
+            open_ids = {run_id(config) for config in (*waiting, *running.values())}
+            for config in list(waiting):
+                if len(running) >= num_workers:
+                    break
+                if any(run_id(required) in open_ids for required in config.requires()):
+                    continue
+                waiting.remove(config)
+                missing = _missing(config, job.store)
+                if missing:
+                    _fail(config, job, missing, progress)
+                    continue
+                running[pool.schedule(work, args=(config, job))] = config
+            done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            _read(messages, progress)
+            for future in done:
+                config = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    progress.finished(run_id(config), future.result())
+                elif isinstance(error, OSError) and not isinstance(error, ProcessExpired):
+                    raise error  # the record itself could not be written
+                else:
+                    _fail(config, job, error, progress)
+        pool.close()  # type: ignore[no-untyped-call]
+    finally:
+        if waiting or running:
+            pool.stop()  # type: ignore[no-untyped-call]
+        pool.join()
+
+
+def _missing(config: RunConfig, store: Store) -> RequirementFailedError | None:
+    for required in config.requires():
+        if not store.artifact(required).exists():
+            return RequirementFailedError(
+                f"the {required.kind} run {run_id(required)} that it starts from has failed"
+            )
+    return None
+
+
+def _fail(config: RunConfig, job: Job, error: BaseException, progress: Progress) -> None:
+    write_record(job.store.records(config), failed_record(config, job, error))
+    progress.finished(run_id(config), "failed")
+
+
+def _read(messages: Any, progress: Progress) -> None:
+    while True:
+        try:
+            identity, share = messages.get_nowait()
+        except queue.Empty:
+            break
+        progress.moved(identity, share)
+    progress.refresh()

@@ -1,0 +1,70 @@
+"""Where a record comes from: versions, commit, machine, threads."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["provenance"]
+
+_PACKAGES = ("segue", "torch", "numpy", "safetensors", "scikit-learn", "polars", "pillow")
+
+
+def provenance(command: str | None) -> dict[str, Any]:
+    """Return versions, commit, processor, threads and the command that made a run."""
+    import torch
+
+    return {**_machine(), "num_threads": torch.get_num_threads(), "command": command}
+
+
+@functools.lru_cache(maxsize=1)
+def _machine() -> dict[str, Any]:
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "num_cores": os.cpu_count(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the source tree Segue runs from; None for an installed package."""
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Where the source objective comes from."""
