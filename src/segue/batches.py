@@ -89,8 +89,13 @@ def concatenate(first: Any, second: Any, names: tuple[str, str] = ("target", "so
         return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
     raise TypeError(
         f"{names[0]} and {names[1]} batches must have the same structure, "
-        f"got {type(first).__name__} and {type(second).__name__}"
+        f"got {_shape_of(first)} and {_shape_of(second)}"
     )
+
+
+def _shape_of(batch: Any) -> str:
+    name = type(batch).__name__
+    return f"{name} of {len(batch)}" if isinstance(batch, list | tuple) else name
 
 
 def _concatenate_tensors(first: Tensor, second: Tensor, names: tuple[str, str]) -> Tensor:
@@ -125,7 +130,10 @@ def _update(digest: hashlib._Hash, item: Any) -> None:
         digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(item, np.ndarray | np.generic):
         digest.update(f"array {item.dtype} {item.shape}".encode())
-        digest.update(np.ascontiguousarray(item).tobytes())
+        if item.dtype.hasobject:  # its bytes would be addresses
+            _update(digest, item.tolist())
+        else:
+            digest.update(np.ascontiguousarray(item).tobytes())
     elif isinstance(item, Mapping):
         digest.update(f"mapping {len(item)}".encode())
         for key, value in item.items():

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -30,6 +31,7 @@ from segue.checks import unknown_name
 __all__ = ["BatchNormPolicy", "SourceBatchNorm"]
 
 BatchNormPolicy = Literal["shared", "target_only", "frozen_source"]
+_STATISTICS = ("running_mean", "running_var")
 
 
 class SourceBatchNorm:
@@ -60,7 +62,7 @@ class SourceBatchNorm:
         }
         if policy == "frozen_source":
             for name, layer in self._layers.items():
-                for kind in ("running_mean", "running_var"):
+                for kind in _STATISTICS:
                     self._frozen[f"{name}.{kind}"] = getattr(layer, kind).detach().clone()
 
     @contextmanager
@@ -97,7 +99,8 @@ class SourceBatchNorm:
 
     def release(self) -> None:
         """Free the frozen statistics; the source is evaluated no more."""
-        self._layers, self._frozen = {}, {}
+        # The layers belong to the model anyway, and loading an earlier state needs them again.
+        self._frozen = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Policy and frozen statistics."""
@@ -113,11 +116,17 @@ class SourceBatchNorm:
         if not frozen:
             self._frozen = {}
             return
-        if set(frozen) != set(self._frozen):
-            unknown = sorted(set(frozen) ^ set(self._frozen))
+        expected = {f"{name}.{kind}": name for name in self._layers for kind in _STATISTICS}
+        if set(frozen) != set(expected):
+            unknown = sorted(set(frozen) ^ set(expected))
             raise ValueError(
                 f"model must have the saved batch-norm layers; these differ: {unknown}"
             )
         self._frozen = {
-            name: value.to(self._frozen[name].device, copy=True) for name, value in frozen.items()
+            name: value.to(_device(self._layers[expected[name]]), copy=True)
+            for name, value in frozen.items()
         }
+
+
+def _device(layer: _BatchNorm) -> torch.device | None:
+    return None if layer.running_mean is None else layer.running_mean.device

@@ -78,14 +78,13 @@ class Blend:
         keep_target, keep_source = self.observe(
             target.mean() if self.num_target else None, source.mean() if self.num_source else None
         )
-        if self.num_source == 0 and keep_target:
+        if not (keep_target and keep_source):
+            # Both went through one forward: even with weight 0 the rows of one term would carry
+            # 0 * NaN into the gradient of the other. backward() works on the constant.
+            return losses.new_zeros((), requires_grad=True)
+        if self.num_source == 0:
             return losses.mean()  # bitwise the plain loop's reduction
-        loss = losses.new_zeros((), requires_grad=True)  # backward() works even if all are skipped
-        if self.num_target and keep_target:
-            loss = loss + self.target_weight * target.sum()
-        if self.num_source and keep_source:
-            loss = loss + self.source_weight * source.sum()
-        return loss
+        return self.target_weight * target.sum() + self.source_weight * source.sum()
 
 
 def joint_batch(

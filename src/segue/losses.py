@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -51,10 +52,16 @@ class NonFiniteLossError(RuntimeError):
         self.side = side
         self.num_steps = num_steps
         self.source_weight = source_weight
+        self._value = value
+        found = f"{value}" if not math.isfinite(value) else "not finite on another rank"
         super().__init__(
-            f"the {side} loss is {value} at step {num_steps} with source weight {source_weight}; "
+            f"the {side} loss is {found} at step {num_steps} with source weight {source_weight}; "
             "if every label of the batch can be masked, return segue.LossSum(total, count)"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the arguments, so that the error crosses from a worker process."""
+        return type(self), (self.side, self._value, self.num_steps, self.source_weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,9 @@ def evaluate(loss: LossCallable, side: Side) -> Term:
         total = _check_scalar(value.total, side)
         normalizer = value.count if value.normalizer is None else value.normalizer
         if isinstance(normalizer, Tensor):
-            # A count of 0 comes with a total of 0; clamping avoids 0 / 0 without a device sync.
-            return Term(total / normalizer.to(total.dtype).clamp(min=1.0), value.count)
+            # A count of 0 comes with a total of 0; dividing by 1 then needs no device sync.
+            divisor = normalizer.detach().reshape(()).to(total.dtype)
+            return Term(total / divisor.where(divisor != 0, 1.0), value.count)
         return Term(total / (normalizer if normalizer else 1.0), value.count)
     return Term(_check_scalar(value, side))
 

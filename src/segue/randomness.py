@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["OwnRandomState", "global_random_states_kept"]
+__all__ = ["OwnRandomState", "derived_seed", "own_global_random_states"]
+
+
+def derived_seed(*parts: object) -> int:
+    """Turn any parts into a seed below 2**63; different parts give independent streams."""
+    # Python's generator hashes a string with SHA-512, so that neighbours do not resemble.
+    return random.Random(" ".join(("segue", *map(str, parts)))).getrandbits(63)
 
 
 class OwnRandomState:
@@ -49,10 +55,17 @@ class OwnRandomState:
 
 
 @contextmanager
-def global_random_states_kept() -> Iterator[None]:
-    """Give the global states of torch (CPU), NumPy and Python back afterwards."""
+def own_global_random_states(seed: int) -> Iterator[None]:
+    """Seed the global states of torch (CPU), NumPy and Python; give the old ones back afterwards.
+
+    For code of others that draws from them, such as a random transform or a masking collator: what
+    it draws depends on ``seed`` alone.
+    """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         yield
     finally:
         torch.set_rng_state(states[0])

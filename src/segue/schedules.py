@@ -53,16 +53,18 @@ def _polynomial(progress: float, power: float) -> float:
 
 
 def _exponential(progress: float, rate: float) -> float:
+    if rate < 1e-9:  # linear to rounding
+        return 1.0 - progress
     # expm1 keeps the shape exact for small rates, where it tends to the linear one.
     return math.expm1(rate * (1.0 - progress)) / math.expm1(rate)
 
 
 def _sigmoid(progress: float, steepness: float) -> float:
-    def logistic(x: float) -> float:
-        return 0.5 * (1.0 + math.tanh(0.5 * x))
-
-    low, high = logistic(-0.5 * steepness), logistic(0.5 * steepness)
-    return (logistic(steepness * (0.5 - progress)) - low) / (high - low)
+    if steepness < 1e-6:  # the logistic curve is its own tangent to rounding
+        return 1.0 - progress
+    # The difference of two logistics by tanh, which does not cancel where the steepness is small.
+    end = math.tanh(0.25 * steepness)
+    return 0.5 * (1.0 + math.tanh(0.5 * steepness * (0.5 - progress)) / end)
 
 
 _SHAPES: dict[str, Callable[[float, float], float]] = {
@@ -290,6 +292,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Joined:
             ``len(schedules) - 1`` of them.
 
     Raises:
+        TypeError: If a schedule is not callable or a boundary is not an integer.
         ValueError: If the numbers do not match or the boundaries do not increase.
 
     >>> weight = join([linear_decay(2), linear_decay(4)], boundaries=[3])
@@ -298,6 +301,9 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Joined:
     """
     if not schedules:
         raise ValueError("schedules must hold at least one schedule, got none")
+    for part in schedules:
+        if not callable(part):
+            raise TypeError(f"schedules must map a step to a source weight, got {part!r}")
     if len(boundaries) != len(schedules) - 1:
         raise ValueError(
             f"boundaries must hold one step fewer than there are schedules "
@@ -325,12 +331,12 @@ def resolve_num_smoothing_steps(num_smoothing_steps: int | float, num_training_s
     >>> resolve_num_smoothing_steps(300, 1000), resolve_num_smoothing_steps(0.25, 1001)
     (300, 251)
     """
-    if isinstance(num_smoothing_steps, bool) or not isinstance(num_smoothing_steps, int | float):
-        raise TypeError(
-            "num_smoothing_steps must be an int (optimizer steps) or a float in (0, 1) "
-            f"(share of training), got {num_smoothing_steps!r}"
-        )
-    if isinstance(num_smoothing_steps, int):
+    if not isinstance(num_smoothing_steps, float):  # NumPy's integers are no int
+        if isinstance(num_smoothing_steps, bool) or not hasattr(num_smoothing_steps, "__index__"):
+            raise TypeError(
+                "num_smoothing_steps must be an int (optimizer steps) or a float in (0, 1) "
+                f"(share of training), got {num_smoothing_steps!r}"
+            )
         return check_count("num_smoothing_steps", num_smoothing_steps)
     if not 0.0 < num_smoothing_steps < 1.0:
         raise ValueError(
@@ -338,7 +344,7 @@ def resolve_num_smoothing_steps(num_smoothing_steps: int | float, num_training_s
             f"got {num_smoothing_steps!r}; pass an int for a number of optimizer steps"
         )
     # The decimal the user wrote, not its binary neighbour: ceil(0.07 * 100) must be 7.
-    share = Fraction(repr(num_smoothing_steps))
+    share = Fraction(repr(float(num_smoothing_steps)))
     return math.ceil(share * check_count("num_training_steps", num_training_steps))
 
 
@@ -346,6 +352,17 @@ def horizon(schedule: Schedule) -> int | None:
     """Return the step from which ``schedule`` is constant, or None if it does not say."""
     value = getattr(schedule, "num_smoothing_steps", None)
     return None if value is None else int(value)
+
+
+def describe(schedule: Schedule) -> str | None:
+    """Return a text that identifies ``schedule`` in another process too, or None.
+
+    Only those made here have one: a function's ``repr`` holds its address.
+    """
+    if isinstance(schedule, Joined):
+        known = all(describe(part) is not None for part in schedule.schedules)
+        return repr(schedule) if known else None
+    return repr(schedule) if isinstance(schedule, Ramp) else None
 
 
 def _ramp(

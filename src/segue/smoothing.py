@@ -16,8 +16,8 @@ from segue.checks import check_count, check_source_weight, unknown_name
 from segue.clock import follow_applied_steps
 from segue.losses import LossCallable, NonFiniteLossError, Side, Term, evaluate, finite_everywhere
 from segue.objective import interpolate
-from segue.randomness import OwnRandomState
-from segue.schedules import Schedule, horizon
+from segue.randomness import OwnRandomState, derived_seed
+from segue.schedules import Schedule, describe, horizon
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -64,7 +64,8 @@ class Smoothing:
             count. Without an optimizer call :meth:`step` once per optimizer step.
         non_finite: What to do about a NaN or infinite loss during the ramp: ``"raise"``
             :class:`NonFiniteLossError`, ``"skip"`` that term for this backward pass with a warning
-            (the other term is unaffected), or ``"ignore"`` it. Across ranks the decision is common.
+            (the other term is unaffected; in a :meth:`blend` both share one forward and are skipped
+            together), or ``"ignore"`` it. Across ranks the decision is common.
         batch_norm: ``"shared"``, ``"target_only"`` or ``"frozen_source"``, see
             :mod:`segue.batchnorm`. Anything but ``"shared"`` needs ``model``.
         model: The network whose batch-norm layers the policy concerns.
@@ -115,12 +116,15 @@ class Smoothing:
         self.schedule = schedule
         self.non_finite = non_finite
         self.seed = check_count("seed", seed)
+        for held in sources:
+            if not callable(getattr(held, "release", None)):
+                raise TypeError(f"sources must have a release() method, got {type(held).__name__}")
         self._sources = tuple(sources)
         self._process_group = process_group
         self._batch_norm = SourceBatchNorm(batch_norm, model)
         self._num_steps = 0
         self._num_blends = 0  # since the last optimizer step
-        self._random_state = OwnRandomState(self.seed)
+        self._random_state = OwnRandomState(derived_seed("source forward", self.seed))
         self._last: tuple[float, Term | None, Term | None] | None = None
         self._warned = False
         self._weight = torch.zeros((), dtype=torch.float64)
@@ -293,7 +297,7 @@ class Smoothing:
         return {
             "num_steps": self._num_steps,
             "num_blends": self._num_blends,
-            "schedule": repr(self.schedule) if horizon(self.schedule) is not None else None,
+            "schedule": describe(self.schedule),
             "seed": self.seed,
             "random_state": self._random_state.state_dict(),
             "batch_norm": self._batch_norm.state_dict(),
@@ -360,9 +364,14 @@ class Smoothing:
         )
         if not self._source_active:
             return True, True
-        keep_target = target is None or self._kept("target", target) is target
-        keep_source = source is None or self._kept("source", source) is source
-        return keep_target, keep_source
+        # Ranks whose batches differ in size may disagree about which side is empty, but every one
+        # has to take part in both reductions.
+        there = target if target is not None else source
+        assert there is not None
+        nothing = torch.zeros_like(there)
+        sides = {"target": target, "source": source}
+        for side, loss in sides.items():
+            pass
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _note(self, source: Term | None, target: Term | None) -> None:

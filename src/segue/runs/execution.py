@@ -85,7 +85,9 @@ def execute(
     try:
         lock.acquire()
     except Timeout:
-        raise OSError(f"another process executes runs in {out}; wait for it, or use --out") from None
+        raise OSError(
+            f"another process executes runs in {out}; wait for it, or use --out"
+        ) from None
     with lock:
         grid = list(configs)
         pending = _pending(grid, store, results, retry_failed)

@@ -223,7 +223,8 @@ def _read_parquet(path: Path) -> list[Record]:
     records = []
     for row in frame.iter_rows(named=True):
         values = {
-            name: row[name] for name in ("run_id", "family", "kind", "status", "schema", "non_finite")
+            name: row[name]
+            for name in ("run_id", "family", "kind", "status", "schema", "non_finite")
         }
         values.update((name, json.loads(row[name])) for name in _JSON_COLUMNS)
         order = json.loads(row["order"])

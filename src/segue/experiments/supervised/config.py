@@ -120,7 +120,7 @@ class AdaptationConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_norm: BatchNormPolicy = "shared"
     split: Split = "test"
-    num_curve_examples: int = 1000
+    num_curve_examples: int = 500
 
     family: ClassVar[str] = "supervised"
     kind: ClassVar[str] = "target"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segue.checks import check_count, unknown_name
 
-__all__ = ["ResNet", "ResNetConfig", "build_model"]
+__all__ = ["ResNet", "ResNetConfig", "build_model", "resnet18"]
 
 Norm = Literal["group", "batch"]
 _CHANNELS_PER_GROUP = 16
@@ -19,7 +19,7 @@ _CHANNELS_PER_GROUP = 16
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """A pre-stem, then stages of residual blocks, then a linear head on mean-pooled features.
+    """A stem, then stages of residual blocks, then a linear head on mean-pooled features.
 
     Attributes:
         in_channels: Channels of an image.
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        self.fold = config.stem_stride
+        self.in_channels, self.fold = config.in_channels, config.stem_stride
         width = config.stem_width
         self.stem = nn.Sequential(
             _convolution(config.in_channels * self.fold**2, width, 3, 1),
@@ -75,7 +75,18 @@ class ResNet(nn.Module):
         self.head = nn.Linear(width, config.num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Map images (N, channels, height, width) to features (N, last width)."""
+        """Map images (N, channels, height, width) to features (N, last width).
+
+        Raises:
+            ValueError: If the number of channels is another, or the stem's stride does not divide
+                height and width.
+        """
+        channels, height, width = images.shape[1:]
+        if channels != self.in_channels or height % self.fold or width % self.fold:
+            raise ValueError(
+                f"images must have {self.in_channels} channels, and height and width divisible by "
+                f"{self.fold}, got shape {tuple(images.shape)}"
+            )
         if self.fold > 1:
             images = F.pixel_unshuffle(images, self.fold)
         # Convolutions of this size are faster on a CPU with the channels last.
@@ -109,14 +120,18 @@ def build_model(config: ResNetConfig, *, seed: int) -> ResNet:
 
     The global random state is left as it was.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # torch.manual_seed would seed the accelerators' generators as well, which nobody gives back.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
         model = ResNet(config)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def resnet18(num_classes: int = 10, norm: Norm = "batch") -> ResNetConfig:
-    """The configuration of ResNet-18 with a stem for 32 x 32 images (He et al., 1512.03385)."""
+    """The configuration of ResNet-18 with a stem for 32 x 32 images (He et al., 1512.03385).
+
+    Deviation: the shortcuts that change shape are a convolution without normalisation.
+    """
     return ResNetConfig(
         num_classes=num_classes,
         widths=(64, 128, 256, 512),

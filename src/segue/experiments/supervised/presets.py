@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from segue.analysis.selection import choose_settings
+from segue.analysis.selection import choose_baseline, choose_settings
 from segue.experiments.families import Phase, Preset
 from segue.experiments.supervised.config import AdaptationConfig, OptimizerConfig, SourceConfig
-from segue.experiments.supervised.methods import MethodConfig, ScheduleConfig, make_method
-from segue.experiments.supervised.models import ResNetConfig
+from segue.experiments.supervised.methods import MethodConfig, make_method
+from segue.experiments.supervised.models import ResNetConfig, resnet18
 from segue.experiments.supervised.shifts import SHIFTS, ShiftConfig
-from segue.runs.grid import RunConfig, run_id
+from segue.runs.grid import RunConfig
 from segue.runs.records import Record
 
 __all__ = ["PRESETS"]
@@ -21,6 +21,8 @@ FRESH_SEEDS = tuple(range(10))
 """Seeds of the verdicts; nothing is chosen on them."""
 TUNING_SEEDS = (1000, 1001)
 """Seeds on which learning rates and the best baseline are chosen, by validation accuracy."""
+
+Grid = Callable[[Sequence[Record]], list[RunConfig]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Setting:
             num_training_steps=self.num_source_steps.get(task, self.num_source_steps["all"]),
             batch_size=self.batch_size,
             optimizer=OptimizerConfig(learning_rate=self.source_learning_rate),
-            augment=self.augment,
+            augment=self.augment and task != "random_labels",  # what is memorised must recur
         )
         settings: dict[str, Any] = {
             "num_target_examples": self.num_target_examples,
@@ -94,6 +96,56 @@ _DIGITS = Setting(
     batch_size=32,
     augment=False,
 )
+_QUICK = Setting(
+    dataset="cifar10",
+    model=_CIFAR_MODEL,
+    num_source_steps={"all": 600, "first_half_classes": 400},
+    num_target_examples=1_000,
+    num_target_steps=120,
+    num_smoothing_steps=30,
+)
+_SOURCE_STEPS = {
+    "all": 4_000,
+    "first_half_classes": 2_000,
+    "random_labels": 2_000,
+    "half_data": 3_000,
+}
+SHORT = Setting(
+    dataset="cifar10",
+    model=_CIFAR_MODEL,
+    num_source_steps=_SOURCE_STEPS,
+    num_target_examples=1_000,
+    num_target_steps=300,
+    num_smoothing_steps=75,
+)
+LONG = replace(SHORT, num_target_examples=5_000, num_target_steps=1_200, num_smoothing_steps=300)
+_PAPER = replace(
+    LONG,
+    model=resnet18(),
+    num_source_steps={"all": 35_000},
+    num_target_examples=11_000,
+    num_target_steps=8_000,
+    num_smoothing_steps=2_000,
+    batch_size=128,
+)
+BUDGETS = {"short": SHORT, "long": LONG}
+
+LEARNING_RATES = (0.02, 0.08)
+COMPARED = (
+    "hard_switch",
+    "smoothing",
+    "constant_mix_throughout",
+    "target_ramp",
+    "lr_warmup",
+    "fresh_head",
+    "fresh_head_smoothing",
+    "l2sp",
+    "head_first",
+    "from_scratch",
+)
+"""Methods of the standard preset; each has its learning rate chosen in as many trials."""
+
+_CHOSEN_BY = ("shift.name", "method.name")
 
 
 def _grid(
@@ -111,4 +163,233 @@ def _grid(
     ]
 
 
-PRESETS: dict[str, Preset] = {}
+def _tuning(setting: Setting, shifts: Iterable[str] = tuple(SHIFTS)) -> Grid:
+    def configs(records: Sequence[Record]) -> list[RunConfig]:
+        return [
+            setting.adaptation(shift, method, seed, rate, split="validation")
+            for seed in TUNING_SEEDS
+            for shift in shifts
+            for method in COMPARED
+            for rate in LEARNING_RATES
+        ]
+
+    return configs
+
+
+def _verdicts(setting: Setting, shifts: Iterable[str] = tuple(SHIFTS)) -> Grid:
+    """Hard switch, smoothing and the best baseline at their chosen rates, on fresh seeds.
+
+    Every other method follows at its chosen rate on the first six of them.
+    """
+
+    def configs(records: Sequence[Record]) -> list[RunConfig]:
+        rates = chosen_rates(records, setting)
+        best = {
+            choice.group["shift.name"]: (choice.settings or {}).get("method.name")
+            for choice in choose_baseline(
+                _tuned(records, setting),
+                exclude=("hard_switch", *_SMOOTHING),
+                settings=("optimizer.learning_rate",),
+            )
+        }
+        primary: list[RunConfig] = []
+        others: list[RunConfig] = []
+        for seed in FRESH_SEEDS:
+            for shift in shifts:
+                for method in COMPARED:
+                    config = setting.adaptation(shift, method, seed, rates[shift, method])
+                    if method in ("hard_switch", *_SMOOTHING, best.get(shift)):
+                        primary.append(config)
+                    elif seed in FRESH_SEEDS[:6]:
+                        others.append(config)
+        return primary + others
+
+    return configs
+
+
+_SMOOTHING = ("smoothing", "fresh_head_smoothing")
+
+
+def chosen_rates(records: Sequence[Record], setting: Setting) -> dict[tuple[str, str], float]:
+    """Return the learning rate chosen on the tuning seeds, by shift and method.
+
+    Without tuning records (as in a dry run) it is the first of the rates tried.
+    """
+    rates = {(shift, method): LEARNING_RATES[0] for shift in SHIFTS for method in COMPARED}
+    choices = choose_settings(
+        _tuned(records, setting), settings=("optimizer.learning_rate",), group_by=_CHOSEN_BY
+    )
+    for choice in choices:
+        if choice.settings is not None:
+            key = (choice.group["shift.name"], choice.group["method.name"])
+            rates[key] = choice.settings["optimizer.learning_rate"]
+    return rates
+
+
+def _tuned(records: Sequence[Record], setting: Setting) -> list[Record]:
+    return [
+        record
+        for record in records
+        if record.kind == "target"
+        and record.config["split"] == "validation"
+        and record.config["num_target_steps"] == setting.num_target_steps
+    ]
+
+
+def _equal_compute(setting: Setting) -> Grid:
+    """The hard switch with as many gradient examples as smoothing has, in more steps."""
+
+    def configs(records: Sequence[Record]) -> list[RunConfig]:
+        rates = chosen_rates(records, setting)
+        longer = setting.num_target_steps + setting.num_smoothing_steps
+        return [
+            replace(
+                setting.adaptation(shift, "hard_switch", seed, rates[shift, "hard_switch"]),
+                num_target_steps=longer,
+            )
+            for seed in FRESH_SEEDS
+            for shift in SHIFTS
+        ]
+
+    return configs
+
+
+_ABLATED_SHIFTS = ("class_split", "contrast")
+_ABLATION_SEEDS = FRESH_SEEDS[:6]
+
+
+def _ablation(vary: Callable[[AdaptationConfig], Iterable[AdaptationConfig]]) -> Grid:
+    """Smoothing and the hard switch on two shifts, at the chosen rates, with one thing varied."""
+
+    def configs(records: Sequence[Record]) -> list[RunConfig]:
+        rates = chosen_rates(records, LONG)
+        return [
+            varied
+            for seed in _ABLATION_SEEDS
+            for shift in _ABLATED_SHIFTS
+            for method in ("hard_switch", "smoothing")
+            for varied in vary(LONG.adaptation(shift, method, seed, rates[shift, method]))
+        ]
+
+    return configs
+
+
+def _with_schedule(config: AdaptationConfig, **changes: Any) -> AdaptationConfig:
+    if config.method.name == "hard_switch":
+        return config
+    schedule = replace(config.method.schedule, **changes)
+    return replace(config, method=replace(config.method, schedule=schedule))
+
+
+def _vary_k(config: AdaptationConfig) -> Iterable[AdaptationConfig]:
+    for num_steps in (30, 150, 300, 600):
+        yield _with_schedule(config, num_smoothing_steps=num_steps)
+
+
+def _vary_schedule(config: AdaptationConfig) -> Iterable[AdaptationConfig]:
+    for shape in ("linear", "cosine", "exponential", "polynomial", "sigmoid"):
+        yield _with_schedule(config, shape=shape)
+
+
+def _vary_bank(config: AdaptationConfig) -> Iterable[AdaptationConfig]:
+    for size in (16, 64, 256, 1024, None):
+        batch = min(config.method.replay_batch_size, size or config.method.replay_batch_size)
+        if config.method.name == "hard_switch":
+            yield config
+        else:
+            yield replace(
+                config,
+                method=replace(config.method, num_bank_examples=size, replay_batch_size=batch),
+            )
+
+
+def _vary_optimizer(config: AdaptationConfig) -> Iterable[AdaptationConfig]:
+    yield config
+    yield replace(config, optimizer=OptimizerConfig("adamw", 1e-3, 1e-2))
+
+
+def _vary_norm(config: AdaptationConfig) -> Iterable[AdaptationConfig]:
+    yield config
+    model = replace(config.source.model, norm="batch")
+    batch = replace(config, source=replace(config.source, model=model))
+    yield batch
+    if config.method.name != "hard_switch":
+        yield replace(batch, batch_norm="target_only")
+        yield replace(batch, batch_norm="frozen_source")
+
+
+def _vary_target_examples(config: AdaptationConfig) -> Iterable[AdaptationConfig]:
+    for number in (250, 1_000, 5_000):
+        yield replace(config, num_target_examples=number)
+
+
+def _standard(setting: Setting) -> tuple[Phase, ...]:
+    return (
+        Phase("tuning", _tuning(setting)),
+        Phase("verdicts", _verdicts(setting)),
+        Phase("equal compute", _equal_compute(setting)),
+    )
+
+
+def _ablation_preset(
+    what: str, vary: Callable[[AdaptationConfig], Iterable[AdaptationConfig]]
+) -> Preset:
+    phases = (Phase("tuning", _tuning(LONG, _ABLATED_SHIFTS)), Phase(what, _ablation(vary)))
+    return Preset(f"{what}, on {' and '.join(_ABLATED_SHIFTS)}", phases)
+
+
+_DEMO_METHODS = (
+    "hard_switch", "smoothing", "smoothing_mixed", "constant_mix", "target_ramp", "lr_warmup",
+    "fresh_head", "fresh_head_smoothing", "from_scratch",
+)  # fmt: skip
+_THREE_SHIFTS = ("class_split", "gaussian_noise", "label_permutation")
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        "digits: three shifts, nine methods, six seeds; one learning rate for all",
+        (
+            Phase(
+                "demo", lambda records: _grid(_DIGITS, _THREE_SHIFTS, _DEMO_METHODS, range(6), 0.05)
+            ),
+        ),
+        needs_data=False,
+    ),
+    "quick": Preset(
+        "CIFAR-10: three shifts, five methods, two seeds, short training; no verdicts",
+        (
+            Phase(
+                "quick",
+                lambda records: _grid(
+                    _QUICK,
+                    _THREE_SHIFTS,
+                    ("hard_switch", "smoothing", "smoothing_mixed", "target_ramp", "fresh_head"),
+                    range(2),
+                    0.05,
+                ),
+            ),
+        ),
+    ),
+    "short": Preset(
+        "CIFAR-10: nine shifts at 300 target steps and 1,000 target examples", _standard(SHORT)
+    ),
+    "long": Preset(
+        "CIFAR-10: nine shifts at 1,200 target steps and 5,000 target examples", _standard(LONG)
+    ),
+    "standard": Preset(
+        "CIFAR-10: nine shifts at both budgets", (*_standard(SHORT), *_standard(LONG))
+    ),
+    "paper": Preset(
+        "ResNet-18 on CIFAR-10, long training: for a GPU",
+        (
+            Phase("tuning", _tuning(_PAPER, _THREE_SHIFTS)),
+            Phase("verdicts", _verdicts(_PAPER, _THREE_SHIFTS)),
+        ),
+    ),
+    "ablate-k": _ablation_preset("number of smoothing steps", _vary_k),
+    "ablate-schedule": _ablation_preset("shape of the schedule", _vary_schedule),
+    "ablate-bank": _ablation_preset("size of the replay bank", _vary_bank),
+    "ablate-optimizer": _ablation_preset("SGD and AdamW", _vary_optimizer),
+    "ablate-norm": _ablation_preset("group norm and batch norm, with its policies", _vary_norm),
+    "ablate-target-examples": _ablation_preset("number of target examples", _vary_target_examples),
+}
+"""Presets by name."""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.checks import unknown_name
+from segue.checks import check_positive, unknown_name
 
 __all__ = ["SHIFTS", "SOURCE_TASKS", "Shift", "ShiftConfig", "augment"]
 
@@ -38,6 +38,7 @@ class Shift:
         severity: Default severity, in the shift's own unit; 0 where it has none.
         summary: One line for people.
         transform: Maps source images to target images; None leaves them.
+        highest_severity: Severities are in (0, ``highest_severity``].
     """
 
     name: str
@@ -46,14 +47,23 @@ class Shift:
     severity: float
     summary: str
     transform: Transform | None = None
+    highest_severity: float = math.inf
 
 
 @dataclass(frozen=True)
 class ShiftConfig:
-    """A shift by name, with its severity (None: the shift's default).
+    """A shift by name, with its severity.
+
+    Without one, the shift's default is filled in, so that a run's id tells severities apart even if
+    a later version has another default. It stays None where a shift has no severity.
 
     Raises:
-        ValueError: If the name is unknown, or a severity is not positive or given where it has none.
+        TypeError: If the severity is not a number.
+        ValueError: If the name is unknown, or the severity is out of range or given where a shift
+            has none.
+
+    >>> ShiftConfig("gaussian_noise")
+    ShiftConfig(name='gaussian_noise', severity=0.3)
     """
 
     name: str
@@ -62,12 +72,19 @@ class ShiftConfig:
     def __post_init__(self) -> None:
         if self.name not in SHIFTS:
             raise ValueError(unknown_name("shift", self.name, SHIFTS))
+        shift = SHIFTS[self.name]
         if self.severity is None:
+            if shift.severity > 0.0:
+                object.__setattr__(self, "severity", shift.severity)
             return
-        if SHIFTS[self.name].severity == 0.0:
+        if shift.severity == 0.0:
             raise ValueError(f"shift {self.name} has no severity, got {self.severity!r}")
-        if not 0.0 < self.severity < math.inf:
-            raise ValueError(f"severity must be positive and finite, got {self.severity!r}")
+        if check_positive("severity", self.severity) > shift.highest_severity:
+            raise ValueError(
+                f"severity of {self.name} must be in (0, {shift.highest_severity:g}], "
+                f"got {self.severity!r}"
+            )
+        object.__setattr__(self, "severity", float(self.severity))
 
     @property
     def shift(self) -> Shift:
@@ -79,8 +96,7 @@ class ShiftConfig:
         shift = self.shift
         if shift.transform is None:
             return images
-        severity = shift.severity if self.severity is None else self.severity
-        return shift.transform(images, severity, generator, seed)
+        return shift.transform(images, self.severity or 0.0, generator, seed)
 
 
 def gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator, seed: int) -> Tensor:
@@ -127,9 +143,9 @@ SHIFTS: dict[str, Shift] = {
         Shift("gaussian_noise", "covariate", "all", 0.3,
               "Gaussian noise of standard deviation 0.3 on images in [0, 1]", gaussian_noise),
         Shift("blur", "covariate", "all", 0.047,
-              "Gaussian blur of standard deviation 0.047 image widths", blur),
+              "Gaussian blur of standard deviation 0.047 image widths", blur, highest_severity=1.0),
         Shift("contrast", "covariate", "all", 0.15,
-              "15 % of each image's contrast is kept", contrast),
+              "15 % of each image's contrast is kept", contrast, highest_severity=1.0),
         Shift("colour_inversion", "covariate", "all", 0.0,
               "the negative of each image", colour_inversion),
         Shift("pixel_permutation", "covariate", "all", 0.0,

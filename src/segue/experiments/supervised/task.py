@@ -105,10 +105,8 @@ def load_adaptation(config: AdaptationConfig, data_root: str | Path | None) -> A
             f"{shift.name} on {data.name} has, got {config.num_target_examples}"
         )
     target_train = Labelled(*(part[: config.num_target_examples] for part in target_train))
-    if config.split == "validation":
-        held_out = data.train.subset(division.validation)
-    else:
-        held_out = data.test
+    validating = config.split == "validation"
+    held_out = data.train.subset(division.validation) if validating else data.test
     held_out = _of_target_classes(held_out, shift.name)
     source_train, source_test = _source_sets(data, config.source.source_task, seed)
     task = AdaptationTask(

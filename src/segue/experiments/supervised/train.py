@@ -288,11 +288,11 @@ def _initial_model(config: AdaptationConfig, context: RunContext) -> nn.Module:
         return model
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
     weights = context.artifact(config.source)
+    trained = dict(model.named_parameters())  # not the running statistics of a batch norm
     for name, value in weights.items():
         if initialization == "fresh_head" and name.startswith("head."):
             weights[name] = fresh[name]
-        elif initialization == "shrink_and_perturb" and value.is_floating_point():
-            if not name.endswith(("running_mean", "running_var")):
-                weights[name] = _SHRINK * value + _PERTURB * fresh[name]
+        elif initialization == "shrink_and_perturb" and name in trained:
+            weights[name] = _SHRINK * value + _PERTURB * fresh[name]
     model.load_state_dict(weights)
     return model

@@ -1,0 +1,310 @@
+"""Order in records: which runs belong in one table, and at which setting a method is shown.
+
+Records of an experiment hold the main comparison, ablations around it and tuning runs together. A
+*regime* is one setting of everything that is not the method, the shift, the seed or the learning
+rate (budget, data, network, optimizer). Within a regime each method is shown at the setting that was
+run most often, counted in (shift, seed) cells, never by its score; what else was run is named and is
+material for the ablations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from segue.analysis.matching import METHOD_PATH, MISSING, flatten, is_seed, key_of, lookup, sort_key
+from segue.report.text import counted, name_of, setting_text
+
+if TYPE_CHECKING:
+    from segue.runs.records import Record
+
+__all__ = ["LEARNING_RATE_PATHS", "Regime", "Study", "build_study", "shift_of"]
+
+SHIFT_PATH = "shift.name"
+LEARNING_RATE_PATHS = ("optimizer.learning_rate", "learning_rate")
+_METRICS = ("target_accuracy", "source_accuracy", "lowest_target_accuracy", "num_gradient_examples")
+
+Settings = Mapping[str, Any]
+Key = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Regime:
+    """One setting in which methods are compared.
+
+    Attributes:
+        settings: Its settings by dotted path.
+        label: What tells it from the other regimes, for people; empty if it is the only one.
+        records: Test runs at the headline settings: each (shift, method, seed) once.
+        tuning: Validation runs of the same regime and method settings, all learning rates.
+        others: Test runs of the regime at other settings.
+        shifts: Names, sorted.
+        methods: Names, the hard switch first, then the treatment, then the rest.
+        method_settings: Headline settings of each method.
+        treatment: The method the claims are about, or None.
+        hard_switch: The method it is compared with, or None.
+        learning_rate_path: Config path of the learning rate, or None.
+        notes: What was left out of the tables.
+    """
+
+    settings: Settings
+    label: str
+    records: tuple[Record, ...]
+    tuning: tuple[Record, ...]
+    others: tuple[Record, ...]
+    shifts: tuple[str, ...]
+    methods: tuple[str, ...]
+    method_settings: Mapping[str, Settings]
+    treatment: str | None
+    hard_switch: str | None
+    learning_rate_path: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it holds both the treatment and the hard switch."""
+        return self.treatment is not None and self.hard_switch is not None
+
+    def of(self, shift: str, method: str) -> list[Record]:
+        """Headline runs of one shift and method, by seed."""
+        runs = [r for r in self.records if shift_of(r) == shift and method_of(r) == method]
+        return sorted(runs, key=lambda r: sort_key([lookup(r.config, "seed")]))
+
+
+@dataclass(frozen=True)
+class Study:
+    """All records, and the regimes among them, the one with the most runs first."""
+
+    records: tuple[Record, ...]
+    regimes: tuple[Regime, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def shown(self) -> list[Regime]:
+        """Regimes to show in full: comparable, and at least half as many runs as the first."""
+        comparable = [r for r in self.regimes if r.comparable] or list(self.regimes[:1])
+        least = len(comparable[0].records) / 2 if comparable else 0
+        return [regime for regime in comparable if len(regime.records) >= least]
+
+
+def shift_of(record: Record) -> str:
+    """Name of the record's shift."""
+    return str(lookup(record.config, SHIFT_PATH))
+
+
+def method_of(record: Record) -> str:
+    """Name of the record's method."""
+    return str(lookup(record.config, METHOD_PATH))
+
+
+def build_study(records: Iterable[Record]) -> Study:
+    """Sort records into regimes. Nothing is dropped without a note."""
+    everything = tuple(sorted(records, key=lambda r: (r.family, r.kind, r.run_id)))
+    named = [r for r in everything if _is_comparison(r)]
+    cleaned = [_numbers_only(record) for record in named]
+    notes = []
+    unread = sum(r.kind != "source" for r in everything) - len(named)
+    if unread:
+        notes.append(f"{counted(unread, 'run')} without a shift and a method: only listed")
+    groups: dict[Key, list[Record]] = defaultdict(list)
+    for record in cleaned:
+        groups[_key(context_settings(record))].append(record)
+    contexts = sorted(groups.items())
+    differing = {path for path, _ in _differences([key for key, _ in contexts])}
+    regimes = []
+    for _, members in contexts:
+        settings = context_settings(members[0])
+        label = ", ".join(setting_text(p, v) for p, v in settings.items() if p in differing)
+        if any(lookup(r.config, "split") != "validation" for r in members):
+            regimes.append(_regime(settings, label, members))
+    regimes.sort(key=lambda r: (-len(r.records), -_budget(r.settings), r.label))
+    return Study(everything, tuple(regimes), tuple(notes))
+
+
+def _budget(settings: Settings) -> float:
+    steps = settings.get("num_target_steps", 0)
+    return float(steps) if isinstance(steps, int | float) else 0.0
+
+
+def _is_comparison(record: Record) -> bool:
+    paths = (SHIFT_PATH, METHOD_PATH, "seed")
+    return all(isinstance(lookup(record.config, path), str | int) for path in paths)
+
+
+def _numbers_only(record: Record) -> Record:
+    """The record with text where a metric belongs taken for a missing value."""
+    wrong = {
+        name: None
+        for name in _METRICS
+        if isinstance(record.metrics.get(name), bool)
+        or not isinstance(record.metrics.get(name), int | float | None)
+    }
+    return dataclasses.replace(record, metrics={**record.metrics, **wrong}) if wrong else record
+
+
+def context_settings(record: Record) -> dict[str, Any]:
+    """Settings that define a regime, by dotted path; the family is one of them."""
+    flat = flatten(record.config)
+    kept = {path: value for path, value in flat.items() if _is_context(path)}
+    return {"family": record.family, **dict(sorted(kept.items()))}
+
+
+def _is_context(path: str) -> bool:
+    if is_seed(path) or path == "split" or path in LEARNING_RATE_PATHS:
+        return False
+    first = path.split(".", 1)[0]
+    if first == "source":  # how long the source model trained depends on the shift
+        return path == "source.dataset" or path.startswith("source.model.")
+    return first not in ("shift", "method")
+
+
+def method_settings(record: Record) -> dict[str, Any]:
+    """Settings of the record's method by dotted path, its name aside."""
+    flat = flatten(record.config.get("method", {}), "method")
+    return {path: value for path, value in sorted(flat.items()) if path != METHOD_PATH}
+
+
+def _shift_settings(record: Record) -> dict[str, Any]:
+    flat = flatten(record.config)
+    return {
+        path: value
+        for path, value in sorted(flat.items())
+        if path.split(".", 1)[0] in ("shift", "source") and not is_seed(path)
+        and not _is_context(path)
+    }  # fmt: skip
+
+
+def learning_rate_of(record: Record) -> dict[str, Any]:
+    rates = {path: lookup(record.config, path) for path in LEARNING_RATE_PATHS}
+    return {path: value for path, value in rates.items() if value is not MISSING}
+
+
+def _key(settings: Settings) -> Key:
+    return tuple((path, key_of(value)) for path, value in settings.items())
+
+
+def _differences(keys: Sequence[Key]) -> set[tuple[str, str]]:
+    if not keys:
+        return set()
+    common = set(keys[0]).intersection(*map(set, keys[1:]))
+    return set().union(*map(set, keys)) - common
+
+
+def most_run(
+    records: Sequence[Record],
+    tuning: Sequence[Record],
+    settings_of: Callable[[Record], Settings],
+) -> list[Record]:
+    """The records of the setting with the most (shift, seed) cells, then the most tuning runs."""
+    cells: dict[Key, set[tuple[str, str]]] = defaultdict(set)
+    tuned: dict[Key, int] = defaultdict(int)
+    for record in records:
+        seed = key_of(lookup(record.config, "seed"))
+        cells[_key(settings_of(record))].add((shift_of(record), seed))
+    for record in tuning:
+        tuned[_key(settings_of(record))] += 1
+    if not cells:
+        return []
+    best = min(cells, key=lambda key: (-len(cells[key]), -tuned[key], key))
+    return [record for record in records if _key(settings_of(record)) == best]
+
+
+def _split(records: Sequence[Record], name: Callable[[Record], str]) -> dict[str, list[Record]]:
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        parts[name(record)].append(record)
+    return dict(sorted(parts.items()))
+
+
+def _regime(settings: Settings, label: str, members: Sequence[Record]) -> Regime:
+    tests = [r for r in members if lookup(r.config, "split") != "validation"]
+    tuning = [r for r in members if lookup(r.config, "split") == "validation"]
+    kept: list[Record] = []
+    by_shift = _split(tests, shift_of)
+    for shift, runs in by_shift.items():
+        seen = [r for r in tuning if shift_of(r) == shift]
+        kept += most_run(runs, seen, _shift_settings)
+    headline: dict[str, Settings] = {}
+    chosen: list[Record] = []
+    for method, runs in _split(kept, method_of).items():
+        seen = [r for r in tuning if method_of(r) == method]
+        variant = most_run(runs, seen, method_settings)
+        headline[method] = method_settings(variant[0])
+        for shift_runs in _split(variant, shift_of).values():
+            chosen += most_run(shift_runs, [], learning_rate_of)
+    ids = {record.run_id for record in chosen}
+    others = tuple(record for record in tests if record.run_id not in ids)
+    names = sorted(headline)
+    hard, treatment = _hard_switch(names), _treatment(names)
+    first = [name for name in (hard, treatment) if name is not None]
+    rates = [path for path in LEARNING_RATE_PATHS if chosen and path in learning_rate_of(chosen[0])]
+    notes = []
+    if others:
+        notes.append(
+            f"{counted(len(others), 'more run')} at other settings of a method, shown under "
+            "Ablations where only one setting differs"
+        )
+    return Regime(
+        settings=settings,
+        label=label,
+        records=tuple(chosen),
+        tuning=tuple(_matching_tuning(tuning, chosen, headline)),
+        others=others,
+        shifts=tuple(by_shift),
+        methods=tuple(first + [name for name in names if name not in first]),
+        method_settings=headline,
+        treatment=treatment,
+        hard_switch=hard,
+        learning_rate_path=rates[0] if rates else None,
+        notes=tuple(notes),
+    )
+
+
+def _matching_tuning(
+    tuning: Sequence[Record], chosen: Sequence[Record], headline: Mapping[str, Settings]
+) -> list[Record]:
+    shifts = {shift_of(record): _key(_shift_settings(record)) for record in chosen}
+    return [
+        record
+        for record in tuning
+        if _key(_shift_settings(record)) == shifts.get(shift_of(record))
+        and method_of(record) in headline
+        and _key(method_settings(record)) == _key(headline[method_of(record)])
+    ]
+
+
+def _hard_switch(names: Sequence[str]) -> str | None:
+    return "hard_switch" if "hard_switch" in names else None
+
+
+def _treatment(names: Sequence[str]) -> str | None:
+    """``smoothing``, or else the first method that smooths."""
+    if "smoothing" in names:
+        return "smoothing"
+    return next((name for name in names if "smoothing" in name), None)
+
+
+def describe_regime(regime: Regime) -> str:
+    """The regime's size in words: shifts, methods, seeds."""
+    seeds = {key_of(lookup(record.config, "seed")) for record in regime.records}
+    parts = [
+        counted(len(regime.shifts), "shift"),
+        counted(len(regime.methods), "method"),
+        counted(len(seeds), "seed"),
+    ]
+    budget = [
+        setting_text(path, regime.settings[path])
+        for path in ("num_target_examples", "num_target_steps")
+        if path in regime.settings
+    ]
+    return ", ".join(parts + budget)
+
+
+def headline_settings(regime: Regime, method: str) -> str:
+    """Settings of a method that are worth a line: K and the bank."""
+    settings = regime.method_settings.get(method, {})
+    k = settings.get("method.schedule.num_smoothing_steps")
+    return f"{name_of(method)}, K = {k}" if k else name_of(method)
