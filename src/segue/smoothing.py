@@ -364,14 +364,13 @@ class Smoothing:
         )
         if not self._source_active:
             return True, True
-        # Ranks whose batches differ in size may disagree about which side is empty, but every one
-        # has to take part in both reductions.
-        there = target if target is not None else source
-        assert there is not None
-        nothing = torch.zeros_like(there)
-        sides = {"target": target, "source": source}
-        for side, loss in sides.items():
-            pass
+        # Every rank takes part in both reductions, also one whose batch has nothing of a side
+        # because it is of another size.
+        given = target if target is not None else source
+        assert given is not None
+        target = torch.zeros_like(given) if target is None else target
+        source = torch.zeros_like(given) if source is None else source
+        return self._kept("target", target) is target, self._kept("source", source) is source
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _note(self, source: Term | None, target: Term | None) -> None:
@@ -398,7 +397,7 @@ class Smoothing:
                 "once per optimizer step, or pass optimizer= (ignore this if you accumulate "
                 "gradients)",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,  # past the wrapper of torch.compiler.disable
             )
 
 

@@ -232,6 +232,9 @@ def _sweep(
                     paired.num_pairs, len(pairs) - len(usable),
                 )
             )  # fmt: skip
+    swept = [s for s in {s for _, s in differences} if sum(t == s for _, t in differences) > 1]
+    points = [point for point in points if point.shift in swept]
+    differences = {cell: pairs for cell, pairs in differences.items() if cell[1] in swept}
     present = [key for key in order if any(k == key for k, _ in differences)]
     if len(present) < 2:
         return None
@@ -273,14 +276,22 @@ def _means(
 
 
 def safest_share(sweep: Sweep) -> tuple[int, float, SweepPoint] | None:
-    """The K that loses least on its worst shift: K, its share of training, that shift's point."""
+    """The K that loses least on its worst shift: K, its share of training, that shift's point.
+
+    Only shifts on which every K was run are compared.
+    """
     if sweep.path != K_PATH or not sweep.num_target_steps:
         return None
     best: tuple[int, float, SweepPoint] | None = None
-    shifts = {point.shift for point in sweep.points}
+    finite = [point for point in sweep.points if math.isfinite(point.mean)]
+    shifts = {
+        point.shift
+        for point in finite
+        if {p.value for p in finite if p.shift == point.shift} == set(sweep.values)
+    }
     for value in sweep.values:
-        cells = [p for p in sweep.points if p.value == value and math.isfinite(p.mean)]
-        if {p.shift for p in cells} != shifts or not value:
+        cells = [p for p in finite if p.value == value and p.shift in shifts]
+        if not cells or not value:
             continue
         worst = min(cells, key=lambda p: p.mean)
         if best is None or worst.mean > best[2].mean:

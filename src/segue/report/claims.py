@@ -126,6 +126,12 @@ def equal_compute(record: Record) -> float | None:
 equal_compute.__name__ = "target accuracy at the hard switch's compute"
 
 
+_AT_EQUAL_COMPUTE = (
+    "read from each run's own curve where it had spent what the hard switch spends in all: the "
+    "learning rate has not come down there, and the curve may rest on fewer test examples"
+)
+
+
 def judge(regime: Regime, *, rng_seed: int = 0) -> RegimeVerdicts:
     """Test every claim that the regime's records allow."""
     if not regime.comparable:
@@ -156,7 +162,8 @@ def judge(regime: Regime, *, rng_seed: int = 0) -> RegimeVerdicts:
     ):
         if _has_score(regime, treatment, metric) and _has_score(regime, hard, metric):
             rows = _compare(regime, treatment, metric, rng_seed)
-            claims.append(_claim(question, rows, than, False, rng_seed))
+            notes = (_AT_EQUAL_COMPUTE,) if metric is equal_compute else ()
+            claims.append(_claim(question, rows, than, False, rng_seed, notes))
     return RegimeVerdicts(tuple(claims), choices, by_method, pooled)
 
 

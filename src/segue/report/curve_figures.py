@@ -15,6 +15,7 @@ from segue.report.palette import (
     CHOSEN,
     FAINT,
     HARD,
+    LABEL,
     TREATMENT,
     base_figure,
     spread,
@@ -22,7 +23,7 @@ from segue.report.palette import (
 )
 from segue.report.sheets import Sheet
 from segue.report.study import Regime
-from segue.report.text import number
+from segue.report.text import name_of, number
 
 if TYPE_CHECKING:
     from segue.runs.records import Record
@@ -50,18 +51,8 @@ def method_colours(regime: Regime, chosen: str | None = None) -> dict[str, str]:
     return colours
 
 
-def readable_curves(records: Sequence[Record], name: str) -> list[dict[str, list[Any]]]:
-    """Curves of completed runs that can be read; the others have a line among the failures."""
-    curves = []
-    for record in records:
-        if record.status != "completed" or name not in record.curves:
-            continue
-        try:
-            mean_curve([record.curves[name]])
-        except (ValueError, TypeError):
-            continue
-        curves.append(record.curves[name])
-    return curves
+def _curves(records: Sequence[Record], name: str) -> list[dict[str, list[Any]]]:
+    return [r.curves[name] for r in records if r.status == "completed" and name in r.curves]
 
 
 def shift_curves(regime: Regime, shift: str, colours: dict[str, str], *, name: str) -> Plot | None:
@@ -77,15 +68,17 @@ def shift_curves(regime: Regime, shift: str, colours: dict[str, str], *, name: s
     for panel, (curve, title, scale, domain) in enumerate(_PANELS, start=1):
         drawn: list[tuple[str, MeanCurve]] = []
         for method in [*faint, *colours]:
-            curves = readable_curves(regime.of(shift, method), curve)
+            curves = _curves(regime.of(shift, method), curve)
             if curves:
                 drawn.append((method, mean_curve(curves)))
         values = [scale * v for _, c in drawn for v in c.mean if math.isfinite(v)]
         last = max([last, *(c.step[-1] for _, c in drawn)])
         for method, mean in drawn:
-            weight_of_other = curve == "source_weight" and method not in colours
-            if not weight_of_other:
-                _draw(figure, panel, method, mean, scale, colours.get(method))
+            if method in colours and curve != "source_weight":
+                _draw_band(figure, panel, mean, scale, colours[method])
+        for method, mean in drawn:
+            if method in colours or curve != "source_weight":
+                _draw_line(figure, panel, method, mean, scale, colours.get(method))
             rows += [
                 (curve, method, *point)
                 for point in zip(
@@ -111,7 +104,8 @@ def shift_curves(regime: Regime, shift: str, colours: dict[str, str], *, name: s
     columns = ("curve", "method", "step", "mean", "low", "high", "num_runs")
     others = f" Thin grey: {len(faint)} other methods." if faint else ""
     caption = "Means over seeds; bands are pointwise 95 % t intervals." + others
-    return Plot(figure, caption, Sheet(name, columns, tuple(rows)))
+    key = tuple((name_of(method, 40), colour) for method, colour in colours.items())
+    return Plot(figure, caption, Sheet(name, columns, tuple(rows)), key)
 
 
 def _range(values: list[float], curve: str) -> tuple[float, float]:
@@ -121,20 +115,25 @@ def _range(values: list[float], curve: str) -> tuple[float, float]:
     return (min(values) - pad, max(values) + pad)
 
 
-def _draw(
+def _axes(panel: int) -> dict[str, str]:
+    return {"xaxis": "x", "yaxis": "y" if panel == 1 else f"y{panel}"}
+
+
+def _draw_band(figure: go.Figure, panel: int, mean: MeanCurve, scale: float, colour: str) -> None:
+    kept = [i for i in range(len(mean.step)) if math.isfinite(mean.low[i])]
+    xs = [mean.step[i] for i in kept]
+    low, high = [scale * mean.low[i] for i in kept], [scale * mean.high[i] for i in kept]
+    figure.add_trace(
+        go.Scatter(
+            x=xs + xs[::-1], y=high + low[::-1], fill="toself", mode="none",
+            fillcolor=BANDS[colour], hoverinfo="skip", opacity=0.6, **_axes(panel),
+        )
+    )  # fmt: skip
+
+
+def _draw_line(
     figure: go.Figure, panel: int, method: str, mean: MeanCurve, scale: float, colour: str | None
 ) -> None:
-    axis = {"xaxis": "x", "yaxis": "y" if panel == 1 else f"y{panel}"}
-    if colour is not None and panel < 3:
-        kept = [i for i in range(len(mean.step)) if math.isfinite(mean.low[i])]
-        xs = [mean.step[i] for i in kept]
-        low, high = [scale * mean.low[i] for i in kept], [scale * mean.high[i] for i in kept]
-        figure.add_trace(
-            go.Scatter(
-                x=xs + xs[::-1], y=high + low[::-1], fill="toself", mode="none",
-                fillcolor=BANDS[colour], hoverinfo="skip", opacity=0.6, **axis,
-            )
-        )  # fmt: skip
     ys = [scale * v if math.isfinite(v) else None for v in mean.mean]
     figure.add_trace(
         go.Scatter(
@@ -145,7 +144,7 @@ def _draw(
                 f"{label(method, 40)}<br>step {step}: {number(y, 1 if scale > 1 else 2)}"
                 for step, y in zip(mean.step, ys, strict=True)
             ],
-            **axis,
+            **_axes(panel),
         )
     )  # fmt: skip
 
@@ -166,5 +165,5 @@ def _label_ends(
         figure.add_annotation(
             text=f"{label(method, 15)} {number(value)}", showarrow=False, xref="paper", x=1.0,
             xanchor="left", xshift=6, yref="y" if panel == 1 else f"y{panel}", y=y,
-            font={"color": colours[method], "size": 12},
+            font={"color": colours[method], "size": 12}, name=LABEL,
         )  # fmt: skip

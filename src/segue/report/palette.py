@@ -35,6 +35,10 @@ DARK = {
 BANDS = {TREATMENT: TREATMENT_BAND, HARD: HARD_BAND, CHOSEN: CHOSEN_BAND}
 MARKERS = {"helps": "circle", "hurts": "square", "undecided": "circle-open"}
 """Marker of a decision; its colour comes on top."""
+KEYS = {TREATMENT: "blue", HARD: "grey", CHOSEN: "orange"}
+"""Colour → its name in the page's style sheet."""
+LABEL = "end-label"
+"""Name of the annotations that a narrow window replaces by a key above the figure."""
 
 
 def base_figure(height: int, *, right: int = 16, top: int = 12) -> go.Figure:

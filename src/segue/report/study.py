@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from segue.analysis.curves import points
 from segue.analysis.matching import METHOD_PATH, MISSING, flatten, is_seed, key_of, lookup, sort_key
 from segue.report.text import counted, name_of, setting_text
 
@@ -135,14 +136,34 @@ def _is_comparison(record: Record) -> bool:
 
 
 def _numbers_only(record: Record) -> Record:
-    """The record with text where a metric belongs taken for a missing value."""
-    wrong = {
-        name: None
+    """The record without what cannot be read: text where a metric belongs, broken curves."""
+    wrong = dict.fromkeys(unreadable_metrics(record))
+    broken = unreadable_curves(record)
+    if not wrong and not broken:
+        return record
+    curves = {name: curve for name, curve in record.curves.items() if name not in broken}
+    return dataclasses.replace(record, metrics={**record.metrics, **wrong}, curves=curves)
+
+
+def unreadable_metrics(record: Record) -> list[str]:
+    """Names of metrics that hold neither a number nor None."""
+    return [
+        name
         for name in _METRICS
         if isinstance(record.metrics.get(name), bool)
         or not isinstance(record.metrics.get(name), int | float | None)
-    }
-    return dataclasses.replace(record, metrics={**record.metrics, **wrong}) if wrong else record
+    ]
+
+
+def unreadable_curves(record: Record) -> list[str]:
+    """Names of curves without points, with unsorted steps or with text for numbers."""
+    broken = []
+    for name, curve in record.curves.items():
+        try:
+            points(curve)
+        except (ValueError, TypeError):
+            broken.append(name)
+    return broken
 
 
 def context_settings(record: Record) -> dict[str, Any]:
@@ -307,4 +328,5 @@ def headline_settings(regime: Regime, method: str) -> str:
     """Settings of a method that are worth a line: K and the bank."""
     settings = regime.method_settings.get(method, {})
     k = settings.get("method.schedule.num_smoothing_steps")
-    return f"{name_of(method)}, K = {k}" if k else name_of(method)
+    name = name_of(method)
+    return f"{name[:1].upper()}{name[1:]}" + (f", K\u00a0=\u00a0{k}" if k else "")

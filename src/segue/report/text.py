@@ -6,7 +6,17 @@ import math
 import unicodedata
 from typing import Any
 
-__all__ = ["counted", "csv_cell", "name_of", "number", "plain", "plotly_text", "signed"]
+__all__ = [
+    "counted",
+    "csv_cell",
+    "name_of",
+    "number",
+    "plain",
+    "plotly_text",
+    "setting_text",
+    "signed",
+    "value_text",
+]
 
 _JOINERS = "\u200c\u200d"
 """Invisible, but words in Persian and many emoji need them."""
@@ -88,6 +98,13 @@ def signed(value: float | None, digits: int = 1, *, scale: float = 1.0) -> str:
 def counted(count: int, singular: str, plural: str | None = None) -> str:
     """``1 seed``, ``10 seeds``, ``1,234 runs``."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def value_text(value: object) -> str:
+    """A setting's value: ``1,000``, ``all``, ``constant then target``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return name_of(value)
 
 
 def setting_text(path: str, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -41,6 +42,10 @@ class Summary:
 
 class RequirementFailedError(RuntimeError):
     """A run could not start, because a run that it requires has failed."""
+
+
+class WorkerDiedError(RuntimeError):
+    """The process of a run ended before the run did (killed, out of memory, crashed)."""
 
 
 def execute(
@@ -179,15 +184,22 @@ def _execute_in_pool(
                 error = future.exception()
                 if error is None:
                     progress.finished(run_id(config), future.result())
-                elif isinstance(error, OSError) and not isinstance(error, ProcessExpired):
-                    raise error  # the record itself could not be written
+                elif isinstance(error, ProcessExpired):
+                    _fail(config, job, _death(error.exitcode), progress)
                 else:
-                    _fail(config, job, error, progress)
+                    raise error  # the record itself could not be written
         pool.close()  # type: ignore[no-untyped-call]
     finally:
         if waiting or running:
             pool.stop()  # type: ignore[no-untyped-call]
         pool.join()
+
+
+def _death(exit_code: int | None) -> WorkerDiedError:
+    reason = f"exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        reason = f"signal {-exit_code}, {signal.strsignal(-exit_code)}"
+    return WorkerDiedError(f"the worker process ended before the run did ({reason})")
 
 
 def _missing(config: RunConfig, store: Store) -> RequirementFailedError | None:

@@ -8,6 +8,7 @@ slices of the global source batch of an optimizer step.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import operator
 import random
@@ -16,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from segue.batches import batch_size as size_of
 from segue.batches import hash_content, map_tensors
 from segue.checks import check_count
-from segue.randomness import global_random_states_kept
+from segue.randomness import derived_seed, own_global_random_states
 
 __all__ = ["Replay"]
 
@@ -43,8 +44,9 @@ class Replay(Iterator[Any]):
         collate_fn: Turns a list of examples into a batch. Without it PyTorch's default collation is
             applied once to the whole bank, and a batch is an index into it. An example is drawn from
             the dataset once, so a random augmentation is frozen at its first draw; to augment anew
-            each time, do so in the source loss.
-        device: Moves batches made by the default collation to this device, once.
+            each time, do so in the source loss. What ``collate_fn`` draws from the global random
+            states depends on ``seed`` and the position alone.
+        device: Moves the bank to this device, once; not with ``collate_fn``.
         rank: Index of this process, in [0, ``world_size``).
         world_size: Number of processes that share an optimizer step.
         num_micro_batches: Accumulated backward passes per optimizer step.
@@ -90,7 +92,12 @@ class Replay(Iterator[Any]):
             num_examples = _check_at_least_one("num_examples", num_examples)
 
         self._collate = collate_fn
-        with global_random_states_kept():
+        if collate_fn is not None and device is not None:
+            raise ValueError(
+                f"device must be None with collate_fn, got {device!r}; move the batch in collate_fn"
+            )
+        # A random transform draws from the global states: what it gives is to follow the seed.
+        with own_global_random_states(derived_seed("replay bank", self.seed)):
             self._bank, self.num_examples = _fill_bank(
                 dataset, num_examples, self.seed, collate_fn, device
             )
@@ -160,6 +167,10 @@ class Replay(Iterator[Any]):
         Raises:
             ValueError: If the bank, its seed or its batches are not those of the saved state.
         """
+        if self.released and not state["released"]:
+            raise ValueError(
+                "the replay bank was released and cannot go back into the ramp; make a new Replay"
+            )
         for name in ("seed", "batch_size", "num_micro_batches"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -188,7 +199,11 @@ class Replay(Iterator[Any]):
         bank = self._require_bank()
         index = torch.cat(list(self._indices(start, count)))
         if self._collate is not None:
-            return self._collate([bank[i] for i in index.tolist()])
+            # Shallow copies, because some collators pop or replace fields of what they are given;
+            # and random states of their own, because some mask at random.
+            examples = [_shallow_copy(bank[i]) for i in index.tolist()]
+            with own_global_random_states(derived_seed("replay collate", self.seed, start)):
+                return self._collate(examples)
         return map_tensors(lambda tensor: tensor[index.to(tensor.device)], bank)
 
     def _indices(self, start: int, count: int) -> Iterator[Tensor]:
@@ -200,14 +215,14 @@ class Replay(Iterator[Any]):
 
     def _permutation(self, number: int) -> Tensor:
         if self._order is None or self._order[0] != number:
-            generator = torch.Generator().manual_seed(_mix_seed(self.seed, number))
+            seed = derived_seed("replay", self.seed, number)
+            generator = torch.Generator().manual_seed(seed)
             self._order = (number, torch.randperm(self.num_examples, generator=generator))
         return self._order[1]
 
 
-def _mix_seed(seed: int, number: int) -> int:
-    # Python's generator hashes a string seed with SHA-512: no two (seed, pass) pairs collide.
-    return random.Random(f"segue replay {seed} {number}").getrandbits(63)
+def _shallow_copy(example: Any) -> Any:
+    return copy.copy(example) if isinstance(example, Mapping | list) else example
 
 
 def _check_at_least_one(name: str, value: int) -> int:
@@ -237,20 +252,27 @@ def _fill_bank(
         return examples, len(examples)
     try:
         bank = default_collate(examples)
-    except (TypeError, RuntimeError) as error:
+        size_of(bank, "source example")
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(
             f"the source examples cannot be collated by default ({error}); pass collate_fn="
         ) from error
-    size_of(bank, "source example")
     return _to_device(bank, device), len(examples)
 
 
 def _examples(dataset: Any, num_examples: int | None, seed: int) -> Iterator[Any]:
-    if isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
+    if _yields_batches(dataset):
+        raise TypeError(
+            "dataset must give single examples, got a DataLoader of batches; pass its .dataset, or "
+            "a DataLoader with batch_size=None"
+        )
+    # PyTorch's iterable datasets inherit a [] that only raises.
+    has_items = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    if isinstance(dataset, Sized) and has_items and not isinstance(dataset, Mapping):
         for index in _choose(len(dataset), num_examples, seed):
             yield dataset[index]
         return
-    if not isinstance(dataset, Iterable):
+    if isinstance(dataset, Mapping) or not isinstance(dataset, Iterable):
         raise TypeError(
             "dataset must be tensors, a map-style dataset or an iterable, "
             f"got {type(dataset).__name__}"
@@ -258,6 +280,12 @@ def _examples(dataset: Any, num_examples: int | None, seed: int) -> Iterator[Any
     examples = list(itertools.islice(dataset, num_examples))
     _check_enough(len(examples), num_examples)
     yield from examples
+
+
+def _yields_batches(dataset: Any) -> bool:
+    return isinstance(dataset, DataLoader) and (
+        dataset.batch_size is not None or dataset.batch_sampler is not None
+    )
 
 
 def _choose(size: int, num_examples: int | None, seed: int) -> Sequence[int]:

@@ -170,21 +170,14 @@ def _find_files(data_root: str) -> dict[str, list[str]]:
 
 def _read_through(folder: Path, files: dict[str, list[str]]) -> tuple[Labelled, Labelled, str]:
     """Return both splits and their fingerprint, from the cache file if it holds them."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
     path = folder / f"cifar10-{_hash_files(files)[:16]}.safetensors"
     if path.exists():
         try:
-            kept = load_file(path)
-            train, test = (Labelled(kept[f"{s}.images"], kept[f"{s}.labels"]) for s in _SPLITS)
-            fingerprint = hash_content(train, test)
-            if fingerprint == path.with_suffix(".sha256").read_text().strip():
-                return train, test, fingerprint
-            reason = "its content has changed"
-        except (OSError, KeyError, SafetensorError) as error:
-            reason = str(error)
-        warnings.warn(f"{path} is not used and written again: {reason}", stacklevel=4)
+            return _read_cached(path)
+        except Exception as error:  # whatever is wrong with it, the originals are at hand
+            warnings.warn(f"{path} is not used and written again: {error}", stacklevel=4)
     train, test = (_read(files[split], split) for split in _SPLITS)
     fingerprint = hash_content(train, test)
     tensors = {
@@ -193,10 +186,24 @@ def _read_through(folder: Path, files: dict[str, list[str]]) -> tuple[Labelled, 
         for name, tensor in part._asdict().items()
     }
     try:
-        write_atomically(path, save(tensors))
-        write_atomically(path.with_suffix(".sha256"), fingerprint.encode())
+        write_atomically(path, save(tensors, {"fingerprint": fingerprint}))
     except OSError as error:  # only the time of the next process is lost
         warnings.warn(f"decoded images are not kept: {error}", stacklevel=4)
+    return train, test, fingerprint
+
+
+def _read_cached(path: Path) -> tuple[Labelled, Labelled, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        train, test = (
+            Labelled(file.get_tensor(f"{split}.images"), file.get_tensor(f"{split}.labels"))
+            for split in _SPLITS
+        )
+        expected = file.metadata()["fingerprint"]
+    fingerprint = hash_content(train, test)
+    if fingerprint != expected:
+        raise ValueError(f"its content must have the hash {expected}, got {fingerprint}")
     return train, test, fingerprint
 
 

@@ -105,10 +105,10 @@ _QUICK = Setting(
     num_smoothing_steps=30,
 )
 _SOURCE_STEPS = {
-    "all": 4_000,
-    "first_half_classes": 2_000,
+    "all": 5_500,
+    "first_half_classes": 2_500,
     "random_labels": 2_000,
-    "half_data": 3_000,
+    "half_data": 4_500,
 }
 SHORT = Setting(
     dataset="cifar10",

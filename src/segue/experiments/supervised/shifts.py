@@ -164,7 +164,13 @@ SHIFTS: dict[str, Shift] = {
 
 
 def permuted_labels(labels: Tensor, num_classes: int, seed: int) -> Tensor:
-    """Map labels by a permutation without fixed point, drawn from ``seed``."""
+    """Map labels by a permutation without fixed point, drawn from ``seed``.
+
+    Raises:
+        ValueError: If there are fewer than two classes, which no permutation moves.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(num_classes, generator=generator)

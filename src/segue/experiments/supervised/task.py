@@ -17,7 +17,7 @@ __all__ = ["AdaptationTask", "SourceTask", "load_adaptation", "load_source"]
 
 _VALIDATION_SHARE = 0.1
 _TARGET_SHARE = 0.25
-_NUM_MEMORISED = 5_000
+_NUM_MEMORISED = 2_000
 _NUM_EVALUATED = 2_000  # source examples whose accuracy is tracked; all target test images are
 
 

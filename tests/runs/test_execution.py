@@ -1,0 +1,194 @@
+import io
+import threading
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_family import TinySource, TinyTarget
+
+from segue.runs.context import RunContext, Store
+from segue.runs.execution import execute
+from segue.runs.grid import run_id
+from segue.runs.progress import Progress
+from segue.runs.records import Record, compact, load_records
+
+SOURCE = TinySource(seed=0)
+
+
+def targets(*methods: str, source: TinySource = SOURCE) -> list[TinyTarget]:
+    return [TinyTarget(source, method) for method in methods]
+
+
+def by_id(out: Path) -> dict[str, Record]:
+    return {record.run_id: record for record in load_records(out)}
+
+
+def test_requirements_run_first_and_every_run_has_a_record(tmp_path: Path) -> None:
+    configs = targets("a", "b")
+    summary = execute(configs, tmp_path, num_workers=0, command="segue run tiny")
+    assert (summary.num_completed, summary.num_failed, summary.num_skipped) == (3, 0, 0)
+    records = by_id(tmp_path)
+    assert set(records) == {run_id(config) for config in (SOURCE, *configs)}
+    source = records[run_id(SOURCE)]
+    assert source.metrics == {"loss": 0.5, "count": 3, "name": "a", "flag": True, "missing": None}
+    assert source.provenance["command"] == "segue run tiny"
+    assert source.provenance["versions"]["torch"]
+    assert (tmp_path / "tiny" / source.artifacts["artifact"]["file"]).exists()
+    assert not list((tmp_path / "tiny").glob("checkpoints/*"))
+
+
+def test_worker_processes_give_the_records_of_one_process(tmp_path: Path) -> None:
+    configs = targets("a", "b")
+    execute(configs, tmp_path / "here", num_workers=0)
+    execute(configs, tmp_path / "there", num_workers=2)
+
+    def content(out: Path) -> list[tuple[object, ...]]:
+        return [(r.run_id, r.metrics, r.curves, r.artifacts) for r in load_records(out)]
+
+    assert content(tmp_path / "here") == content(tmp_path / "there")
+
+
+def test_what_is_done_is_skipped_and_adding_a_method_reruns_nothing(tmp_path: Path) -> None:
+    execute(targets("a"), tmp_path, num_workers=0)
+    before = by_id(tmp_path)
+    summary = execute(targets("a", "b"), tmp_path, num_workers=0)
+    assert (summary.num_completed, summary.num_skipped) == (1, 1)
+    after = by_id(tmp_path)
+    assert all(after[identity] == record for identity, record in before.items())
+
+
+def test_adding_a_seed_reruns_nothing(tmp_path: Path) -> None:
+    execute(targets("a"), tmp_path, num_workers=0)
+    more = targets("a") + targets("a", source=TinySource(seed=1))
+    assert execute(more, tmp_path, num_workers=0).num_completed == 2
+
+
+def test_runs_in_the_committed_file_are_not_run_again(tmp_path: Path) -> None:
+    execute(targets("a"), tmp_path / "first", num_workers=0)
+    results = tmp_path / "tiny.parquet"
+    compact(load_records(tmp_path / "first"), results)
+    summary = execute(targets("a"), tmp_path / "second", num_workers=0, results=results)
+    assert (summary.num_completed, summary.num_skipped) == (0, 1)
+    # A new method needs the source model, whose artifact is not in the file.
+    summary = execute(targets("a", "b"), tmp_path / "second", num_workers=0, results=results)
+    assert (summary.num_completed, summary.num_skipped) == (2, 1)
+
+
+def test_a_failed_run_is_recorded_and_the_grid_goes_on(tmp_path: Path) -> None:
+    configs = [TinyTarget(SOURCE, "a", ending="raises"), *targets("b")]
+    summary = execute(configs, tmp_path, num_workers=0)
+    assert (summary.num_completed, summary.num_failed) == (2, 1)
+    error = by_id(tmp_path)[run_id(configs[0])].error
+    assert error is not None
+    assert (error["type"], error["message"]) == ("RuntimeError", "exploded at step 3")
+    assert "tiny_family" in error["traceback"]
+    assert execute(configs, tmp_path, num_workers=0).num_skipped == 2
+    assert execute(configs, tmp_path, num_workers=0, retry_failed=True).num_failed == 1
+
+
+def test_what_requires_a_failed_run_fails_with_that_reason(tmp_path: Path) -> None:
+    bad = TinySource(seed=0, fails=True)
+    configs = [*targets("a", source=bad), *targets("a")]
+    summary = execute(configs, tmp_path, num_workers=0)
+    assert (summary.num_completed, summary.num_failed) == (2, 2)
+    error = by_id(tmp_path)[run_id(configs[0])].error
+    assert error is not None
+    assert error["message"] == f"the source run {run_id(bad)} that it starts from has failed"
+
+
+def test_a_killed_worker_is_recorded_and_the_grid_goes_on(tmp_path: Path) -> None:
+    configs = [TinyTarget(SOURCE, "a", ending="is_killed"), *targets("b", "c")]
+    summary = execute(configs, tmp_path, num_workers=1)
+    assert (summary.num_completed, summary.num_failed) == (3, 1)
+    error = by_id(tmp_path)[run_id(configs[0])].error
+    assert error is not None
+    assert error["type"] == "WorkerDiedError"
+    assert "signal 9, Killed" in error["message"]
+
+
+def test_a_metric_that_is_not_a_number_is_null_and_named(tmp_path: Path) -> None:
+    config = TinyTarget(SOURCE, "a", ending="gives_nan")
+    execute([config], tmp_path, num_workers=0)
+    record = by_id(tmp_path)[run_id(config)]
+    assert record.metrics == {"loss": None, "score": 1.0}
+    assert record.status == "completed"
+    assert record.non_finite == ["loss"]
+
+
+def test_an_unreadable_checkpoint_is_set_aside_with_a_warning(tmp_path: Path) -> None:
+    context = RunContext(SOURCE, Store(tmp_path))
+    context.save_checkpoint({"step": 3})
+    path = Store(tmp_path).checkpoint(SOURCE)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.warns(UserWarning, match="set aside as .*, the run starts over"):
+        assert context.load_checkpoint() is None
+    assert path.with_suffix(".unreadable").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert context.load_checkpoint() is None
+
+
+def test_a_checkpoint_remembers_time_and_resumes(tmp_path: Path) -> None:
+    RunContext(SOURCE, Store(tmp_path), _elapsed=100.0).save_checkpoint({"step": 3})
+    context = RunContext(SOURCE, Store(tmp_path))
+    assert context.load_checkpoint() == {"step": 3}
+    assert context.num_resumes == 1
+    assert context.elapsed >= 100.0
+
+
+def test_an_unwritable_folder_is_an_error_before_any_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not write"):
+        execute(targets("a"), tmp_path / "file" / "out", num_workers=0)
+
+
+def test_a_second_execution_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    inside, finish = threading.Event(), threading.Event()
+
+    class Waiting(TinySource):
+        def execute(self, context: RunContext):  # type: ignore[no-untyped-def]
+            inside.set()
+            finish.wait(30)
+            return super().execute(context)
+
+    first = threading.Thread(
+        target=lambda: execute([Waiting(seed=5)], tmp_path, num_workers=0), daemon=True
+    )
+    first.start()
+    assert inside.wait(30)
+    try:
+        with pytest.raises(OSError, match="another process executes runs in"):
+            execute(targets("a"), tmp_path, num_workers=0)
+    finally:
+        finish.set()
+        first.join()
+    assert execute(targets("a"), tmp_path, num_workers=0).num_completed == 2
+
+
+def test_plain_progress_ends_in_a_line_with_counts(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    configs = [TinyTarget(SOURCE, "a", ending="raises"), *targets("b")]
+    execute(configs, tmp_path, num_workers=0, console=console)
+    execute([*configs, *targets("c")], tmp_path, num_workers=0, console=console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == ["3/3 runs, 0 running, 1 failed", "1/1 runs, 0 running, 2 were done before"]
+
+
+def test_time_left_is_the_cost_that_remains_at_the_measured_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    configs = [replace(SOURCE, seed=seed, num_steps=10) for seed in range(4)]
+    progress = Progress(configs, num_skipped=0, console=None)
+    assert progress.seconds_left() is None
+    now = 20.0
+    progress.finished(run_id(configs[0]), "completed")
+    assert progress.seconds_left() == pytest.approx(60.0)
+    # A run resumed at half its steps is no sign of speed, but there is less left to do.
+    progress.moved(run_id(configs[1]), 0.5)
+    assert progress.seconds_left() == pytest.approx(50.0)
+    progress.moved(run_id(configs[1]), 1.0)
+    assert progress.seconds_left() == pytest.approx(20.0 * 20.0 / 15.0)

@@ -1,0 +1,196 @@
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.runs.records import (
+    Record,
+    compact,
+    load_records,
+    read_record,
+    write_atomically,
+    write_record,
+)
+
+HOSTILE = "<script>alert(1)</script>=1+1\x00\x1b[31m\u202eשלום" + "x" * 300
+
+
+def make_record(identity: str = "a" * 16, **changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "run_id": identity,
+        "family": "tiny",
+        "kind": "target",
+        "config": {"method": {"name": HOSTILE}, "seed": 3, "rate": 0.1, "sizes": [1, 2]},
+        "status": "completed",
+        "metrics": {"accuracy": 0.1 + 0.2, "count": 7, "note": HOSTILE, "flag": True, "none": None},
+        "curves": {"loss": {"step": [0, 10], "value": [1.5, 1 / 3]}},
+        "artifacts": {"weights": {"file": "w", "sha256": "0"}},
+        "provenance": {"commit": None, "versions": {"python": "3.11"}},
+        "timing": {"wall_seconds": 1.25},
+    }
+    return Record(**(values | changes))
+
+
+def test_a_record_is_strict_json_and_survives_its_file(tmp_path: Path) -> None:
+    record = make_record()
+    path = write_record(tmp_path, record)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert read_record(path) == record
+
+
+def test_a_value_that_is_not_finite_becomes_null_and_is_named(tmp_path: Path) -> None:
+    curves = {"loss": {"step": [0, 1], "value": [float("inf"), 1.0]}}
+    record = make_record(metrics={"accuracy": float("nan"), "b": 1.0}, curves=curves)
+    read = read_record(write_record(tmp_path, record))
+    assert read.metrics == {"accuracy": None, "b": 1.0}
+    assert read.curves["loss"]["value"] == [None, 1.0]
+    assert read.non_finite == ["accuracy", "loss"]
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"schema": 99}')
+    with pytest.raises(ValueError, match=r"x\.json must be a record.*schema must be 1, got 99"):
+        read_record(path)
+
+
+def test_records_survive_the_parquet_file_exactly(tmp_path: Path) -> None:
+    records = [
+        make_record("b" * 16),
+        make_record("a" * 16, metrics={"accuracy": float("nan"), "other": 2.0}, curves={}),
+        make_record("c" * 16, status="failed", metrics={}, curves={}, error={"message": HOSTILE}),
+        make_record("d" * 16, metrics={"accuracy": "now a string"}),
+    ]
+    compact(records, tmp_path / "tiny.parquet")
+    loaded = load_records(tmp_path / "tiny.parquet")
+    assert [asdict(record) for record in loaded] == [
+        asdict(record) for record in sorted(records, key=lambda record: record.run_id)
+    ]
+    assert list(loaded[1].metrics) == list(records[0].metrics)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    metrics=st.dictionaries(
+        st.text(max_size=5),
+        st.one_of(st.floats(), st.integers(-(2**60), 2**60), st.text(), st.booleans(), st.none()),
+        max_size=4,
+    )
+)
+def test_any_metrics_survive_the_parquet_file(
+    metrics: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("parquet") / "tiny.parquet"
+    record = make_record(metrics=metrics)
+    compact([record], path)
+    assert load_records(path) == [record]
+
+
+def test_the_parquet_file_does_not_depend_on_the_order_of_the_records(tmp_path: Path) -> None:
+    records = [make_record(letter * 16) for letter in "abc"]
+    compact(records, tmp_path / "1.parquet")
+    compact(records[::-1], tmp_path / "2.parquet")
+    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
+
+
+def test_a_record_in_a_folder_wins_over_the_parquet_row(tmp_path: Path) -> None:
+    compact([make_record(metrics={"accuracy": 0.1})], tmp_path / "tiny.parquet")
+    write_record(tmp_path / "tiny" / "records", make_record(metrics={"accuracy": 0.9}))
+    for order in (1, -1):
+        paths = [tmp_path / "tiny.parquet", tmp_path / "tiny"][::order]
+        assert [r.metrics["accuracy"] for r in load_records(paths)] == [0.9]
+
+
+def test_two_families_in_one_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"one file holds one family, got \['a', 'b'\]"):
+        compact([make_record(family="a"), make_record("b" * 16, family="b")], tmp_path / "x")
+
+
+def test_a_missing_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        load_records(tmp_path / "nowhere")
+
+
+def test_thirty_two_writers_lose_no_row(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for part in range(8):
+            write_record(tmp_path, make_record(f"{number:08d}{part:08d}", timing={"n": number}))
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(write, range(32)))
+    assert len(load_records(tmp_path)) == 32 * 8
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_writers_of_one_file_leave_one_whole_version(tmp_path: Path) -> None:
+    contents = [str(number).encode() * 10_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomically(tmp_path / "x", content), contents * 4))
+    assert (tmp_path / "x").read_bytes() in contents
+
+
+def test_a_full_disk_is_named_and_the_old_file_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"could not write .*x \(No space left on device\)") as caught:
+        write_atomically(path, b"new")
+    assert "nothing that was saved is lost" in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_real_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from segue.runs.records import write_atomically\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "write_atomically(Path(sys.argv[1]), b'old')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "write_atomically(Path(sys.argv[1]), b'n' * 1000)\n"
+    )
+    assert resource.RLIMIT_FSIZE is not None
+    path = tmp_path / "x"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert "could not write" in done.stderr
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+def test_reading_records_needs_no_torch(tmp_path: Path) -> None:
+    compact([make_record()], tmp_path / "tiny.parquet")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from segue.runs.records import load_records\n"
+        "print(len(load_records(Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "tiny.parquet")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"
+
+
+def test_changing_a_record_makes_another_one() -> None:
+    record = make_record()
+    assert replace(record, status="failed") != record
