@@ -115,7 +115,9 @@ def test_layer_in_evaluation_mode_stays_in_it(policy: Any) -> None:
 
 @pytest.mark.parametrize("policy", ["target_only", "frozen_source"])
 def test_network_without_batch_norm_is_left_alone(policy: Any) -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.GroupNorm(1, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    model = nn.Sequential(
+        nn.Linear(3, 3), nn.GroupNorm(1, 3), nn.BatchNorm1d(3, track_running_stats=False)
+    )
     smoothing = segue.Smoothing(segue.constant(0.5), model=model, batch_norm=policy)
     x = torch.ones(4, 3)
     loss = smoothing.mix(source=lambda: model(x).mean(), target=lambda: model(x).mean())

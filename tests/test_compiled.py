@@ -40,7 +40,8 @@ def losses_and_weights(
             target=lambda: (model(target) - 1.0).square().mean(),
         )
 
-    function = torch.compile(blended, backend=counter) if compiled else blended
+    fullgraph = non_finite == "ignore"
+    function = torch.compile(blended, backend=counter, fullgraph=fullgraph) if compiled else blended
     seen = []
     for _ in range(2 * NUM_SMOOTHING_STEPS):
         loss = function()
@@ -59,13 +60,43 @@ def test_compiled_mix_recompiles_once_per_regime_and_follows_the_weight(non_fini
     eager = losses_and_weights(False, CompileCounter(), [], non_finite)
     ramp, after = counts[:NUM_SMOOTHING_STEPS], counts[NUM_SMOOTHING_STEPS:]
     assert ramp[0] > 0
+    if non_finite == "ignore":
+        assert (ramp[0], after[0]) == (1, 2)
     assert set(ramp) == {ramp[0]}
     assert set(after) == {after[0]}
-    assert after[0] > ramp[0]
     assert compiled[0] == pytest.approx(eager[0], rel=1e-5)
     for got, want in zip(compiled[1], eager[1], strict=True):
         torch.testing.assert_close(got, want)
     assert len({round(value, 9) for value in eager[0]}) > NUM_SMOOTHING_STEPS  # every step differs
+
+
+def test_compiled_mix_logs_the_weight_it_used() -> None:
+    smoothing = segue.Smoothing(segue.linear_decay(4), non_finite="ignore")
+    weight = torch.ones((), requires_grad=True)
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def blended() -> Tensor:
+        return smoothing.mix(source=lambda: weight * 4.0, target=lambda: weight * 8.0)
+
+    for expected in (1.0, 0.75, 0.5, 0.25):
+        blended()
+        smoothing.step()
+        log = smoothing.log()
+        assert log["source_weight"] == expected
+        assert float(log["weighted_source_loss"]) == 4.0 * expected
+        assert not log["source_loss"].requires_grad
+
+
+def test_compiled_model_inside_an_eager_mix_is_compiled_once_per_side() -> None:
+    counter = CompileCounter()
+    model = torch.compile(nn.Linear(3, 1), backend=counter)
+    smoothing = segue.Smoothing(segue.linear_decay(20))
+    x = torch.ones(4, 3)
+    for _ in range(40):
+        loss = smoothing.mix(source=lambda: model(x).mean(), target=lambda: model(x).mean())
+        loss.backward()
+        smoothing.step()
+    assert counter.frame_count == 1
 
 
 def test_own_if_form_with_the_weight_tensor_compiles_once_per_regime() -> None:

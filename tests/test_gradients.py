@@ -159,7 +159,9 @@ def test_the_formula_blends_numbers_as_it_blends_tensors(
 
 
 @given(st.floats(0.0, 1.0), st.integers(1, 100), st.integers(1, 100))
-def test_joint_weights_sum_to_the_two_shares(weight: float, num_target: int, num_source: int) -> None:
+def test_joint_weights_sum_to_the_two_shares(
+    weight: float, num_target: int, num_source: int
+) -> None:
     each_target, each_source = joint_example_weights(weight, num_target, num_source)
     assert each_target * num_target == pytest.approx(1.0 - weight, abs=1e-15)
     assert each_source * num_source == pytest.approx(weight, abs=1e-15)

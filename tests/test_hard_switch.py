@@ -72,9 +72,9 @@ def test_hard_switch_is_bit_identical_to_the_plain_loop(arm: str) -> None:
     plain = train("plain", segue.hard_switch(), calls)
     smoothed = train(arm, segue.hard_switch(), calls)
     for name in ("weights", "optimizer"):
-        assert all(
-            torch.equal(a, b) for a, b in zip(plain[name], smoothed[name], strict=True)
-        ), name
+        assert all(torch.equal(a, b) for a, b in zip(plain[name], smoothed[name], strict=True)), (
+            name
+        )
     assert torch.equal(plain["torch"], smoothed["torch"])
     assert plain["numpy"] == smoothed["numpy"]
     assert plain["python"] == smoothed["python"]

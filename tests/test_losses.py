@@ -65,10 +65,7 @@ def test_accumulated_gradient_equals_the_full_batch(way: str, as_tensor: bool) -
 
     def total(side: str, rows: slice) -> Tensor:
         return torch.stack(
-            [
-                F.cross_entropy(model(ids[:-1]), ids[1:], reduction="sum")
-                for ids in data[side][rows]
-            ]
+            [F.cross_entropy(model(ids[:-1]), ids[1:], reduction="sum") for ids in data[side][rows]]
         ).sum()
 
     def accumulate(num_micro_batches: int) -> list[Tensor]:
@@ -92,9 +89,7 @@ def test_accumulated_gradient_equals_the_full_batch(way: str, as_tensor: bool) -
     every = slice(0, 8)
     source_mean = total("source", every) / sum(lengths["source"])
     target_mean = total("target", every) / sum(lengths["target"])
-    want = torch.autograd.grad(
-        0.3 * source_mean + 0.7 * target_mean, list(model.parameters())
-    )
+    want = torch.autograd.grad(0.3 * source_mean + 0.7 * target_mean, list(model.parameters()))
     for gradients in (full, accumulate(2), accumulate(8)):
         for got, expected in zip(gradients, want, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)

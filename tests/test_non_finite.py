@@ -21,7 +21,9 @@ class Problem:
         self.model = nn.Linear(2, 2)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.smoothing = segue.Smoothing(
-            schedule or segue.linear_decay(4), optimizer=self.optimizer, non_finite=non_finite  # type: ignore[arg-type]
+            schedule or segue.linear_decay(4),
+            optimizer=self.optimizer,
+            non_finite=non_finite,  # type: ignore[arg-type]
         )
 
     def loss(self, factor: float = 1.0) -> Tensor:

@@ -61,7 +61,9 @@ def ramps(draw: st.DrawFn) -> tuple[Ramp, str, float, float, float, int]:
 
 
 @given(ramps(), st.integers(0, 6000))
-def test_weight_equals_the_formula(made: tuple[Ramp, str, float, float, float, int], t: int) -> None:
+def test_weight_equals_the_formula(
+    made: tuple[Ramp, str, float, float, float, int], t: int
+) -> None:
     ramp, shape, parameter, initial, final, steps = made
     share = oracle(shape, t / steps, parameter) if steps else 0.0
     assert ramp(t) == pytest.approx(final + (initial - final) * share, rel=1e-9, abs=1e-12)
@@ -81,7 +83,7 @@ def test_weight_falls_monotonically_within_its_ends(
 @pytest.mark.parametrize("shape", sorted(DECAYS))
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 def test_boundaries_are_exact(shape: str, steps: int) -> None:
-    make, name, default = DECAYS[shape]
+    make, _, default = DECAYS[shape]
     ramp = make(steps)
     last = oracle(shape, (steps - 1) / steps, default) if steps else 0.0
     at = [ramp(0), ramp(max(steps - 1, 0)), ramp(steps), ramp(steps + 1)]
@@ -145,7 +147,9 @@ def test_constants_never_change() -> None:
 
 
 def test_join_restarts_every_part_at_its_boundary() -> None:
-    weight = segue.join([segue.linear_decay(2), segue.linear_decay(4), segue.constant(0.25)], [3, 7])
+    weight = segue.join(
+        [segue.linear_decay(2), segue.linear_decay(4), segue.constant(0.25)], [3, 7]
+    )
     assert [weight(t) for t in range(9)] == [1.0, 0.5, 0.0, 1.0, 0.75, 0.5, 0.25, 0.25, 0.25]
     assert weight(7 + 10**9) == 0.25
 

@@ -24,7 +24,9 @@ class Run:
     def __init__(self, way: str, seed: int) -> None:
         self.way = way
         torch.manual_seed(seed)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+        self.model = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)
+        )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         generator = torch.Generator().manual_seed(9)
         data = {"x": torch.randn(32, 4, generator=generator), "y": torch.arange(32) % 3}

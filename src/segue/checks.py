@@ -28,7 +28,9 @@ def check_source_weight(value: object, step: int) -> float:
     try:
         weight = float(value)
     except (TypeError, ValueError, RuntimeError):  # an array of several numbers
-        raise TypeError(f"the schedule must return a number, got {value!r} at step {step}") from None
+        raise TypeError(
+            f"the schedule must return a number, got {value!r} at step {step}"
+        ) from None
     if not 0.0 <= weight <= 1.0:  # also refuses NaN
         raise ValueError(
             f"the schedule must return a source weight in [0, 1], got {weight!r} at step {step}"

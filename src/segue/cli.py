@@ -214,17 +214,19 @@ def _execute(
 ) -> list[Record]:
     """Run the phases in turn; return the records of all of them."""
     from segue.runs.execution import execute
-    from segue.runs.grid import run_id
+    from segue.runs.grid import expand, run_id
     from segue.runs.records import compact, load_records
 
-    if preset.needs_data and data is None:
-        raise ValueError(
-            "this preset needs a data folder: pass --data FOLDER (or hub), or set SEGUE_DATA"
-        )
+    if preset.check_data is not None:
+        if data is None:
+            raise ValueError(
+                "this preset needs a data folder: pass --data FOLDER (or hub), or set SEGUE_DATA"
+            )
+        preset.check_data(data)
     started = time.monotonic()
-    records: list[Record] = []
+    records: dict[str, Record] = {}
     for phase in preset.phases:
-        configs = phase.configs(records)
+        configs = phase.configs(list(records.values()))
         console.rule(f"{phase.name}: {len(configs)} runs")
         execute(
             configs,
@@ -236,13 +238,13 @@ def _execute(
             command=_command(),
             retry_failed=retry_failed,
         )
-        wanted = {run_id(config) for config in configs}
+        wanted = {run_id(config) for config in expand(configs)}
         known = load_records([path for path in (results, out / family) if path and path.exists()])
-        records += [record for record in known if record.run_id in wanted]
+        records.update((r.run_id, r) for r in known if r.run_id in wanted)
     if results is not None:
         compact(load_records([p for p in (results, out / family) if p.exists()]), results)
     console.print(f"{len(records)} runs in {time.monotonic() - started:.0f} s")
-    return records
+    return list(records.values())
 
 
 def _dry_run(preset: Preset, console: Console) -> None:

@@ -55,8 +55,9 @@ class Smoothing:
     that is NaN or infinite is named; afterwards nothing is checked.
 
     The source's random numbers (dropout) come from a generator of its own, so that arms of a paired
-    comparison see the same target dropout whether they smooth or not. (Under ``torch.compile`` this
-    isolation and nothing else is left out.)
+    comparison see the same target dropout whether they smooth or not. Under
+    ``torch.compile`` this isolation is left out; there ``non_finite="ignore"`` gives one graph for
+    λ > 0 and one for λ = 0, and the other policies some more pieces.
 
     Args:
         schedule: Optimizer step → source weight, see :mod:`segue.schedules`. A pure function.
@@ -125,7 +126,7 @@ class Smoothing:
         self._num_steps = 0
         self._num_blends = 0  # since the last optimizer step
         self._random_state = OwnRandomState(derived_seed("source forward", self.seed))
-        self._last: tuple[float, Term | None, Term | None] | None = None
+        self._last: tuple[float | Tensor, Term | None, Term | None] | None = None
         self._warned = False
         self._weight = torch.zeros((), dtype=torch.float64)
         self._move_to(0)
@@ -282,7 +283,7 @@ class Smoothing:
         """
         if self._last is None:
             return {"source_weight": self._source_weight}
-        weight, source, target = self._last
+        weight, source, target = float(self._last[0]), *self._last[1:]
         log: dict[str, Any] = {"source_weight": weight}
         for side, term, share in (("source", source, weight), ("target", target, 1.0 - weight)):
             if term is not None:
@@ -344,17 +345,20 @@ class Smoothing:
             with self._random_state.in_use():
                 return evaluate(source, "source")
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _kept(self, side: Side, loss: Tensor) -> Tensor:
         """Return ``loss``, or a zero in its place if it is not finite and to be skipped."""
-        if self.non_finite == "ignore" or finite_everywhere(loss, self._process_group):
+        return loss if self.non_finite == "ignore" else self._checked(side, loss)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _checked(self, side: Side, loss: Tensor) -> Tensor:
+        if finite_everywhere(loss, self._process_group):
             return loss
         error = NonFiniteLossError(
             side, float(loss.detach().item()), self._num_steps, self._source_weight
         )
         if self.non_finite == "raise":
             raise error
-        warnings.warn(f"{error}; the term is skipped", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{error}; the term is skipped", RuntimeWarning, stacklevel=5)
         return torch.zeros_like(loss).requires_grad_()
 
     def _observe(self, target: Tensor | None, source: Tensor | None) -> tuple[bool, bool]:
@@ -372,17 +376,18 @@ class Smoothing:
         source = torch.zeros_like(given) if source is None else source
         return self._kept("target", target) is target, self._kept("source", source) is source
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _note(self, source: Term | None, target: Term | None) -> None:
+        # Compiled code must not read the float: it would be compiled in as a constant.
+        compiling = torch.compiler.is_compiling()
         self._last = (
-            self._source_weight,
+            self._weight.clone() if compiling else self._source_weight,
             None if source is None else Term(source.loss.detach(), source.count),
             None if target is None else Term(target.loss.detach(), target.count),
         )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _count_blend(self) -> None:
-        if not torch.is_grad_enabled():
+        # A counter in compiled code would be a constant that recompiles at every step.
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
         self._num_blends += 1
         if (
@@ -397,7 +402,7 @@ class Smoothing:
                 "once per optimizer step, or pass optimizer= (ignore this if you accumulate "
                 "gradients)",
                 RuntimeWarning,
-                stacklevel=4,  # past the wrapper of torch.compiler.disable
+                stacklevel=3,
             )
 
 

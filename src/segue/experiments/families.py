@@ -29,11 +29,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named experiment of a family, as phases that run one after the other."""
+    """A named experiment of a family, as phases that run one after the other.
+
+    Attributes:
+        description: One line for people.
+        phases: The grids, in order.
+        check_data: Raises an OSError or ValueError if a data folder is not what the runs need; None
+            if they need none.
+    """
 
     description: str
     phases: tuple[Phase, ...]
-    needs_data: bool = True
+    check_data: Callable[[str], object] | None = None
 
 
 FAMILIES: Mapping[str, str] = {"supervised": "segue.experiments.supervised.presets"}

@@ -151,13 +151,13 @@ def paired_differences(
         showgrid=False,
         tickfont={"color": INK, "size": 13},
     )
-    figure.update_xaxes(title_text="difference in target accuracy (points)")
+    figure.update_xaxes(title_text="difference (points)")
     columns = (
         "baseline", "shift", "mean_difference", "low", "high", "num_pairs", "p",
         "holm_adjusted_p", "smallest_adjusted_p", "decision",
     )  # fmt: skip
     caption = (
-        "Paired by seed, with 95 % t intervals. Filled circle: helps; square: hurts; "
+        "Difference in target accuracy, paired by seed, with 95 % t intervals. Filled circle: helps; square: hurts; "
         "open circle: undecided."
     )
     key = tuple(zip(series, (TREATMENT, CHOSEN), strict=False))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["MethodRow", "failures", "method_rows", "provenance"]
 
 Cell = dict[str, Any]
+Line = tuple[str, str]
+"""A value that may come from a record, and words that do not."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,8 @@ def failures_sheet(listed: Sequence[Cell]) -> Sheet:
     return Sheet("failures", columns, tuple([row[c] for c in columns] for row in listed))
 
 
-def provenance(study: Study, *, limit: int = 6) -> list[tuple[str, list[str]]]:
-    """What produced the records: each field of the provenance with its values and run counts."""
+def provenance(study: Study, *, limit: int = 6) -> list[tuple[str, list[Line]]]:
+    """What produced the records: each field with its values and the number of runs of each."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record in study.records:
         for path, value in flatten(record.provenance).items():
@@ -235,30 +237,30 @@ def provenance(study: Study, *, limit: int = 6) -> list[tuple[str, list[str]]]:
     rows = [_seeds(study), *_timing(study)]
     for path, values in sorted(counts.items()):
         shown = [
-            text if len(values) == 1 else f"{text} ({counted(n, 'run')})"
+            (text, "" if len(values) == 1 else f" ({counted(n, 'run')})")
             for text, n in values.most_common(limit)
         ]
         more = len(values) - limit
-        rows.append((name_of(path, 80), shown + ([f"and {more} more"] if more > 0 else [])))
+        rows.append((name_of(path, 80), shown + ([(f"and {more} more", "")] if more > 0 else [])))
     return [row for row in rows if row[1]]
 
 
-def _seeds(study: Study) -> tuple[str, list[str]]:
+def _seeds(study: Study) -> tuple[str, list[Line]]:
     seeds: dict[str, dict[str, Any]] = defaultdict(dict)
     for record in study.records:
         seed, split = lookup(record.config, "seed"), lookup(record.config, "split")
         if seed is not MISSING:
             name = record.kind if split is MISSING else plain(split, 40)
             seeds[name][key_of(seed)] = seed
-    lines = []
+    lines: list[Line] = []
     for name, found in sorted(seeds.items()):
         ordered = [plain(found[key], 40) for key in sorted(found, key=lambda k: (len(k), k))]
         more = f" and {len(ordered) - 24} more" if len(ordered) > 24 else ""
-        lines.append(f"{name}: {', '.join(ordered[:24])}{more}")
+        lines.append((f"{name}: {', '.join(ordered[:24])}{more}", ""))
     return "seeds", lines
 
 
-def _timing(study: Study) -> list[tuple[str, list[str]]]:
+def _timing(study: Study) -> list[tuple[str, list[Line]]]:
     seconds = [record.timing.get("wall_seconds") for record in study.records]
     spent = math.fsum(s for s in seconds if isinstance(s, int | float) and math.isfinite(s))
     started = sorted(
@@ -266,9 +268,11 @@ def _timing(study: Study) -> list[tuple[str, list[str]]]:
         for record in study.records
         if isinstance(record.timing.get("started_at"), str)
     )
-    rows = [("time in runs", [_duration(spent)])] if spent else []
+    rows: list[tuple[str, list[Line]]] = []
+    if spent:
+        rows.append(("time in runs", [(_duration(spent), "")]))
     if started:
-        rows.append(("started", [f"{started[0]} (first), {started[-1]} (last)"]))
+        rows.append(("started", [(started[0], " (first)"), (started[-1], " (last)")]))
     return rows
 
 

@@ -89,6 +89,13 @@ class _Page:
     rng_seed: int
     figures: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    judged: dict[int, RegimeVerdicts] = field(default_factory=dict)
+
+    def judge(self, regime: Regime) -> RegimeVerdicts:
+        """The regime's verdicts, reached once."""
+        if id(regime) not in self.judged:
+            self.judged[id(regime)] = judge(regime, rng_seed=self.rng_seed)
+        return self.judged[id(regime)]
 
     def add_sheet(self, sheet: Sheet) -> str:
         name, count = sheet.file_name, 1
@@ -115,7 +122,7 @@ class _Page:
 
     def render(self, study: Study, title: str) -> str:
         shown = study.shown
-        verdicts = [judge(regime, rng_seed=self.rng_seed) for regime in shown]
+        verdicts = [self.judge(regime) for regime in shown]
         failed, sweeps = failures(study), find_sweeps(study)
         sections = [
             self.regime(i, regime, verdict)
@@ -197,7 +204,7 @@ class _Page:
             return None
         rows, cells = [], []
         for regime in regimes:
-            verdicts = judge(regime, rng_seed=self.rng_seed)
+            verdicts = self.judge(regime)
             compared = verdicts.by_method.get(str(regime.treatment), ())
             if not compared:
                 continue
@@ -224,7 +231,7 @@ class _Page:
         if safest is not None:
             k, share, worst = safest
             note = (
-                f"K = {k:,} ({number(share, 0, scale=100)} % of the steps) loses least on its worst "
+                f"K = {k:,} ({number(share, 0, scale=100)} % of the steps) is best in its worst "
                 f"shift: {signed(worst.mean, scale=100)} points on {name_of(worst.shift)}."
             )
         skipped = sum(point.unusable for point in sweep.points)

@@ -50,7 +50,7 @@ def _forest(
     estimates: Mapping[str, Estimate], highlight: str | None, scale: float, title: str
 ) -> go.Figure:
     order = sorted(estimates, key=lambda method: estimates[method].value)
-    figure = base_figure(70 + 30 * len(order))
+    figure = base_figure(90 + 30 * len(order))
     for methods, color in (
         ([m for m in order if m != highlight], HARD),
         ([m for m in order if m == highlight], TREATMENT),

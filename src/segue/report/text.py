@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
 
 _JOINERS = "\u200c\u200d"
 """Invisible, but words in Persian and many emoji need them."""
+_JOINED = re.compile(r"(?<=[^\W_])_(?=[^\W_])")
 _FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"
 
 
@@ -47,7 +49,7 @@ def _visible(character: str) -> str:
 
 def name_of(value: object, limit: int | None = None) -> str:
     """A method's or shift's name as it is read: ``hard_switch`` → "hard switch"."""
-    return plain(str(value).replace("_", " "), limit)
+    return plain(_JOINED.sub(" ", str(value)), limit)
 
 
 def plotly_text(value: object, limit: int = 40) -> str:

@@ -44,6 +44,11 @@ class Store:
 
     root: Path
 
+    @property
+    def cache(self) -> Path:
+        """Folder for what can be made again, such as decoded data."""
+        return self.root / "cache"
+
     def records(self, config: RunConfig) -> Path:
         """Folder of the family's records."""
         return self.root / config.family / "records"

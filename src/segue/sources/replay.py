@@ -158,7 +158,7 @@ class Replay(Iterator[Any]):
             "batch_size": self.batch_size,
             "num_micro_batches": self.num_micro_batches,
             "released": self.released,
-            "content_hash": self._content_hash if self.released else self.content_hash,
+            "content_hash": None if self.released else self.content_hash,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,8 +267,8 @@ def _examples(dataset: Any, num_examples: int | None, seed: int) -> Iterator[Any
             "a DataLoader with batch_size=None"
         )
     # PyTorch's iterable datasets inherit a [] that only raises.
-    has_items = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
-    if isinstance(dataset, Sized) and has_items and not isinstance(dataset, Mapping):
+    without_items = isinstance(dataset, IterableDataset | Mapping)
+    if not without_items and isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
         for index in _choose(len(dataset), num_examples, seed):
             yield dataset[index]
         return

@@ -49,7 +49,7 @@ def test_sources_and_targets_share_no_images_and_never_the_test_set() -> None:
     data = load_digits()
     num_train = len(data.train.labels)
     # Labels permuted, but pixels untouched.
-    config = adaptation("label_permutation", num_target_examples=300)
+    config = adaptation("label_permutation", num_target_examples=324)
     tuning = load_adaptation(replace(config, split="validation"), None)
     final = load_adaptation(config, None)
     target = places(final.target_train.images, data)

@@ -22,7 +22,15 @@ from segue.runs.records import write_atomically
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ImageData", "Labelled", "check_labels", "load_cifar10", "load_data", "load_digits"]
+__all__ = [
+    "ImageData",
+    "Labelled",
+    "check_labels",
+    "find_cifar10",
+    "load_cifar10",
+    "load_data",
+    "load_digits",
+]
 
 _HUB_FOLDER = "hf://datasets/uoft-cs/cifar10/plain_text"
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "labels")
@@ -128,7 +136,7 @@ def load_cifar10(data_root: str, cache_dir: str | None = None) -> ImageData:
         ValueError: If a file cannot be read, or lacks a column or rows, an image is broken or has
             another size, or a label is not an integer in [0, 10); names file and row.
     """
-    files = _find_files(data_root)
+    files = find_cifar10(data_root)
     if cache_dir is None:
         train, test = (_read(files[split], split) for split in _SPLITS)
         fingerprint = hash_content(train, test)
@@ -151,7 +159,8 @@ def check_labels(labels: Tensor, num_outputs: int, dataset: str) -> None:
         )
 
 
-def _find_files(data_root: str) -> dict[str, list[str]]:
+def find_cifar10(data_root: str) -> dict[str, list[str]]:
+    """Return the Parquet files of both splits; FileNotFoundError says where it looked."""
     if data_root == "hub":
         return {split: [f"{_HUB_FOLDER}/{split}-*.parquet"] for split in _SPLITS}
     root = Path(data_root).expanduser()

@@ -9,6 +9,7 @@ from typing import Any
 from segue.analysis.selection import choose_baseline, choose_settings
 from segue.experiments.families import Phase, Preset
 from segue.experiments.supervised.config import AdaptationConfig, OptimizerConfig, SourceConfig
+from segue.experiments.supervised.data import find_cifar10
 from segue.experiments.supervised.methods import MethodConfig, make_method
 from segue.experiments.supervised.models import ResNetConfig, resnet18
 from segue.experiments.supervised.shifts import SHIFTS, ShiftConfig
@@ -146,6 +147,7 @@ COMPARED = (
 """Methods of the standard preset; each has its learning rate chosen in as many trials."""
 
 _CHOSEN_BY = ("shift.name", "method.name")
+_TUNED = ("optimizer.learning_rate",)
 
 
 def _grid(
@@ -184,14 +186,7 @@ def _verdicts(setting: Setting, shifts: Iterable[str] = tuple(SHIFTS)) -> Grid:
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
         rates = chosen_rates(records, setting)
-        best = {
-            choice.group["shift.name"]: (choice.settings or {}).get("method.name")
-            for choice in choose_baseline(
-                _tuned(records, setting),
-                exclude=("hard_switch", *_SMOOTHING),
-                settings=("optimizer.learning_rate",),
-            )
-        }
+        best = best_baselines(records, setting)
         primary: list[RunConfig] = []
         others: list[RunConfig] = []
         for seed in FRESH_SEEDS:
@@ -216,14 +211,28 @@ def chosen_rates(records: Sequence[Record], setting: Setting) -> dict[tuple[str,
     Without tuning records (as in a dry run) it is the first of the rates tried.
     """
     rates = {(shift, method): LEARNING_RATES[0] for shift in SHIFTS for method in COMPARED}
-    choices = choose_settings(
-        _tuned(records, setting), settings=("optimizer.learning_rate",), group_by=_CHOSEN_BY
-    )
+    tuned = _tuned(records, setting)
+    choices = choose_settings(tuned, settings=_TUNED, group_by=_CHOSEN_BY) if tuned else []
     for choice in choices:
         if choice.settings is not None:
             key = (choice.group["shift.name"], choice.group["method.name"])
             rates[key] = choice.settings["optimizer.learning_rate"]
     return rates
+
+
+def best_baselines(records: Sequence[Record], setting: Setting) -> dict[str, str]:
+    """Return the method with the best validation accuracy on the tuning seeds, by shift.
+
+    The hard switch and every form of smoothing are left out. Empty without tuning records.
+    """
+    tuned = _tuned(records, setting)
+    excluded = ("hard_switch", *_SMOOTHING)
+    choices = choose_baseline(tuned, exclude=excluded, settings=_TUNED) if tuned else []
+    return {
+        choice.group["shift.name"]: choice.settings["method.name"]
+        for choice in choices
+        if choice.settings is not None
+    }
 
 
 def _tuned(records: Sequence[Record], setting: Setting) -> list[Record]:
@@ -335,7 +344,7 @@ def _ablation_preset(
     what: str, vary: Callable[[AdaptationConfig], Iterable[AdaptationConfig]]
 ) -> Preset:
     phases = (Phase("tuning", _tuning(LONG, _ABLATED_SHIFTS)), Phase(what, _ablation(vary)))
-    return Preset(f"{what}, on {' and '.join(_ABLATED_SHIFTS)}", phases)
+    return Preset(f"{what}, on {' and '.join(_ABLATED_SHIFTS)}", phases, find_cifar10)
 
 
 _DEMO_METHODS = (
@@ -352,7 +361,6 @@ PRESETS: dict[str, Preset] = {
                 "demo", lambda records: _grid(_DIGITS, _THREE_SHIFTS, _DEMO_METHODS, range(6), 0.05)
             ),
         ),
-        needs_data=False,
     ),
     "quick": Preset(
         "CIFAR-10: three shifts, five methods, two seeds, short training; no verdicts",
@@ -368,15 +376,22 @@ PRESETS: dict[str, Preset] = {
                 ),
             ),
         ),
+        find_cifar10,
     ),
     "short": Preset(
-        "CIFAR-10: nine shifts at 300 target steps and 1,000 target examples", _standard(SHORT)
+        "CIFAR-10: nine shifts at 300 target steps and 1,000 target examples",
+        _standard(SHORT),
+        find_cifar10,
     ),
     "long": Preset(
-        "CIFAR-10: nine shifts at 1,200 target steps and 5,000 target examples", _standard(LONG)
+        "CIFAR-10: nine shifts at 1,200 target steps and 5,000 target examples",
+        _standard(LONG),
+        find_cifar10,
     ),
     "standard": Preset(
-        "CIFAR-10: nine shifts at both budgets", (*_standard(SHORT), *_standard(LONG))
+        "CIFAR-10: nine shifts at both budgets",
+        (*_standard(SHORT), *_standard(LONG)),
+        find_cifar10,
     ),
     "paper": Preset(
         "ResNet-18 on CIFAR-10, long training: for a GPU",
@@ -384,6 +399,7 @@ PRESETS: dict[str, Preset] = {
             Phase("tuning", _tuning(_PAPER, _THREE_SHIFTS)),
             Phase("verdicts", _verdicts(_PAPER, _THREE_SHIFTS)),
         ),
+        find_cifar10,
     ),
     "ablate-k": _ablation_preset("number of smoothing steps", _vary_k),
     "ablate-schedule": _ablation_preset("shape of the schedule", _vary_schedule),

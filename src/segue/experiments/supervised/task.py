@@ -77,22 +77,26 @@ class _Division:
     source: Tensor
 
 
-def load_source(config: SourceConfig, data_root: str | Path | None) -> SourceTask:
+def load_source(
+    config: SourceConfig, data_root: str | Path | None, cache_dir: Path | None = None
+) -> SourceTask:
     """Build the training and test set of a source run."""
-    data = load_data(config.dataset, data_root)
+    data = load_data(config.dataset, data_root, cache_dir)
     train, test = _source_sets(data, config.source_task, config.seed)
     check_labels(train.labels, config.model.num_classes, config.dataset)
     return SourceTask(data, train, _normalised(data, test))
 
 
-def load_adaptation(config: AdaptationConfig, data_root: str | Path | None) -> AdaptationTask:
+def load_adaptation(
+    config: AdaptationConfig, data_root: str | Path | None, cache_dir: Path | None = None
+) -> AdaptationTask:
     """Build what an adaptation is trained and tested on.
 
     Raises:
         ValueError: If the target has fewer than ``num_target_examples`` examples, or a label does
             not fit the head.
     """
-    data = load_data(config.source.dataset, data_root)
+    data = load_data(config.source.dataset, data_root, cache_dir)
     shift, seed = config.shift.shift, config.seed
     division = _divide(len(data.train.labels), seed)
     pool = division.target

@@ -37,7 +37,7 @@ _WARMUP_SHARE = 10  # the source model's learning rate rises over the first tent
 
 def train_source(config: SourceConfig, context: RunContext) -> RunResult:
     """Train the source model of ``config.seed``; its weights are the run's artifact."""
-    task = load_source(config, context.data_root)
+    task = load_source(config, context.data_root, context.store.cache)
     torch.manual_seed(config.seed)
     model = build_model(config.model, seed=config.seed).train()
     optimizer = build_optimizer(config.optimizer, model)
@@ -117,7 +117,7 @@ class _Adaptation:
 
     def __init__(self, config: AdaptationConfig, context: RunContext) -> None:
         self.config, self.method = config, config.method
-        self.task: AdaptationTask = load_adaptation(config, context.data_root)
+        self.task: AdaptationTask = load_adaptation(config, context.data_root, context.store.cache)
         torch.manual_seed(config.seed)
         self.model = _initial_model(config, context).train()
         self.optimizer = build_optimizer(config.optimizer, self.model)

@@ -1,0 +1,13 @@
+"""Run every benchmark, each in a process of its own, and fail if a target is missed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+if __name__ == "__main__":
+    missed = 0
+    for name in ("step_cost", "import_time", "memory"):
+        print(f"\n== {name}", flush=True)
+        missed += subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode != 0
+    sys.exit(missed)

@@ -1,0 +1,144 @@
+"""Generated blocks of README.md and docs/: every number in them comes from committed results.
+
+A block stands between ``<!-- segue:begin NAME -->`` and ``<!-- segue:end NAME -->``, each on a line of
+its own. ``segue report --docs`` rewrites the text between them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segue.checks import unknown_name
+from segue.report.study import Study, build_study
+from segue.report.svg import forest_svg
+from segue.report.tables import (
+    ablation_table,
+    default_k_text,
+    markdown_table,
+    primary_table,
+    settings_table,
+    verdict_list,
+)
+from segue.runs.records import load_records, write_atomically
+
+if TYPE_CHECKING:
+    from segue.runs.records import Record
+
+__all__ = ["BLOCKS", "FIGURE", "outdated_docs", "render_docs", "replace_blocks", "update_docs"]
+
+FIGURE = Path("docs/paired-differences.svg")
+"""The figure of paired differences, rewritten along with the blocks."""
+
+BLOCKS: Mapping[str, Callable[[Study], str]] = {
+    "results": markdown_table,
+    "primary": primary_table,
+    "verdicts": verdict_list,
+    "settings": settings_table,
+    "choosing-k": default_k_text,
+    "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
+    "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),
+    "ablation-shape": lambda s: ablation_table(s, "method.schedule.shape"),
+    "ablation-optimizer": lambda s: ablation_table(s, "optimizer.name"),
+    "ablation-norm": lambda s: ablation_table(s, "source.model.norm"),
+    "ablation-examples": lambda s: ablation_table(s, "num_target_examples"),
+    "ablation-steps": lambda s: ablation_table(s, "num_target_steps"),
+    "figure": lambda s: FIGURE.as_posix(),
+}
+"""Block name → its text."""
+
+_BEGIN = re.compile(r"^<!-- segue:begin (.*?) -->[ \t]*$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- segue:(begin|end)\b.*$", re.MULTILINE)
+
+
+def replace_blocks(text: str, render: Callable[[str], str], where: str = "the text") -> str:
+    """Replace what stands between the marks of each block.
+
+    Args:
+        text: A document.
+        render: Block name → new text.
+        where: What error messages call the document.
+
+    Raises:
+        ValueError: A block without its end, an end without a block, or an unknown name.
+    """
+    parts: list[str] = []
+    position = 0
+    while True:
+        begin = _BEGIN.search(text, position)
+        stray = _MARK.search(text, position, begin.start() if begin else len(text))
+        if stray:
+            raise ValueError(f"{where}: {stray.group()!r} opens or closes no block")
+        if begin is None:
+            return "".join([*parts, text[position:]])
+        name = begin.group(1)
+        end = re.compile(rf"^<!-- segue:end {re.escape(name)} -->[ \t]*$", re.MULTILINE)
+        found = end.search(text, begin.end())
+        if found is None or _MARK.search(text, begin.end(), found.start()):
+            raise ValueError(f"{where}: block {name!r} needs its own end mark")
+        if name not in BLOCKS:
+            raise ValueError(f"{where}: {unknown_name('block', name, BLOCKS)}")
+        parts += [text[position : begin.end()], "\n", render(name).strip("\n"), "\n"]
+        parts.append(text[found.start() : found.end()])
+        position = found.end()
+
+
+def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
+    """New text of every document that has a block, and the figure where one shows it."""
+    study = build_study(records)
+    cache: dict[str, str] = {}
+
+    def render(name: str, folder: Path) -> str:
+        if name == "figure":
+            link = os.path.relpath(root / FIGURE, folder).replace(os.sep, "/")
+            return f"![Paired differences in target accuracy]({link})"
+        if name not in cache:
+            cache[name] = BLOCKS[name](study)
+        return cache[name]
+
+    documents: dict[Path, str] = {}
+    for path in _documents(root):
+        text = path.read_text(encoding="utf-8")
+        if "segue:begin" in text or "segue:end" in text:
+            documents[path] = replace_blocks(
+                text, partial(render, folder=path.parent), str(path.relative_to(root))
+            )
+    comparable = any(regime.comparable for regime in study.shown)
+    if comparable and any(FIGURE.name in text for text in documents.values()):
+        documents[root / FIGURE] = forest_svg(study)
+    return documents
+
+
+def _documents(root: Path) -> Sequence[Path]:
+    found = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    return [path for path in found if path.is_file()]
+
+
+def update_docs(root: Path, results: Sequence[Path]) -> list[Path]:
+    """Rewrite the documents under ``root`` from the records in ``results``.
+
+    Returns:
+        The files that changed.
+    """
+    changed = _changed(root, results)
+    for path, text in changed.items():
+        write_atomically(path, text.encode("utf-8"))
+    return list(changed)
+
+
+def outdated_docs(root: Path, results: Sequence[Path]) -> list[Path]:
+    """Files that :func:`update_docs` would change; writes nothing."""
+    return list(_changed(root, results))
+
+
+def _changed(root: Path, results: Sequence[Path]) -> dict[Path, str]:
+    documents = render_docs(Path(root), load_records(list(results)))
+    return {
+        path: text
+        for path, text in documents.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }

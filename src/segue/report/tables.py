@@ -1,0 +1,253 @@
+"""Tables for the terminal and for Markdown documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from segue.report.ablations import Sweep, find_sweeps, safest_share
+from segue.report.claims import RegimeVerdicts, group_name, judge, summarise, verdict_words
+from segue.report.listing import MethodRow, failures, method_rows
+from segue.report.study import Regime, Study, build_study, describe_regime, headline_settings
+from segue.report.text import counted, name_of, number, plain, signed, value_text
+
+if TYPE_CHECKING:
+    from segue.analysis.comparison import ComparisonRow
+    from segue.runs.records import Record
+
+__all__ = [
+    "ablation_table",
+    "console_tables",
+    "default_k_text",
+    "markdown_table",
+    "primary_table",
+    "settings_table",
+    "verdict_list",
+]
+
+_MARKS = {"helps": "▲", "hurts": "▼", "undecided": "○", "mixed": "◆", "": ""}
+_STYLES = {"helps": "bold blue", "hurts": "bold dark_orange3", "undecided": "dim", "": ""}
+
+
+def console_tables(records: Iterable[Record], *, rng_seed: int = 0) -> list[Table]:
+    """Tables for the terminal: one a regime that the page shows in full, then the failures.
+
+    Args:
+        records: Records of one or more families.
+        rng_seed: Seed of the bootstrap intervals.
+    """
+    study = build_study(records)
+    tables = [_regime_table(regime, judge(regime, rng_seed=rng_seed)) for regime in study.shown]
+    failed = failures(study)
+    if failed:
+        table = Table("run", "shift", "method", "seed", "what", "reason", title="Failed runs")
+        for row in failed:
+            cells = ("run_id", "shift", "method", "seed", "what", "reason")
+            table.add_row(*(Text(plain(row[cell], 120)) for cell in cells))
+        tables.append(table)
+    return tables
+
+
+def _regime_table(regime: Regime, verdicts: RegimeVerdicts) -> Table:
+    sentences = [f"{c.question} {c.sentence}" for c in verdicts.claims if c.primary]
+    table = Table(
+        "shift", "method",
+        title=escape(plain(describe_regime(regime), 200)),
+        caption=escape(plain("\n".join(sentences), 2000).replace("\\n", "\n")) or None,
+        caption_justify="left",
+    )  # fmt: skip
+    for heading in ("target accuracy (%)", "runs", "against hard switch"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for shift, rows in method_rows(regime, verdicts).items():
+        for i, row in enumerate(rows):
+            decision = row.versus["decision"]
+            style = _STYLES.get(decision, "")
+            table.add_row(
+                Text(name_of(shift, 40) if i == 0 else ""),
+                Text(name_of(row.method, 40), style="bold" if row.role == "treatment" else ""),
+                f"{row.mean} ± {row.sd}",
+                _runs(row),
+                row.versus["difference"] if decision else "–",
+                Text(f"{_MARKS.get(decision, '')} {decision}".strip(), style=style),
+            )
+        table.add_section()
+    return table
+
+
+def _runs(row: MethodRow) -> str:
+    return f"{row.num_runs} (+{len(row.unusable)} bad)" if row.unusable else str(row.num_runs)
+
+
+def cell(value: object) -> str:
+    """Text that may stand in a Markdown table: no pipes, markup, links or line breaks."""
+    text = plain(value, 120)
+    return re.sub(r"([\\`*\[\]<>|#$~&]|(?<!\w)_|_(?!\w))", _entity, text)
+
+
+def _entity(match: re.Match[str]) -> str:
+    return f"&#{ord(match.group())};"
+
+
+def _markdown(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)
+) -> str:
+    rule = ["---" if i in left else "---:" for i in range(len(columns))]
+    lines = [columns, rule, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown_table(records: Iterable[Record] | Study, *, rng_seed: int = 0) -> str:
+    """Shifts against methods for the first regime: mean ± sd and the difference to the hard switch.
+
+    A row a shift and a column a method; the marks are the verdicts against the hard switch.
+    """
+    study = records if isinstance(records, Study) else build_study(records)
+    if not study.shown:
+        return "No runs yet."
+    regime = study.shown[0]
+    verdicts = judge(regime, rng_seed=rng_seed)
+    rows = method_rows(regime, verdicts)
+    lines = []
+    for shift, found in rows.items():
+        by_method = {row.method: row for row in found}
+        cells = [_cell_of(by_method.get(method)) for method in regime.methods]
+        lines.append([cell(name_of(shift)), *cells])
+    table = _markdown(["shift", *(cell(name_of(m)) for m in regime.methods)], lines)
+    return (
+        f"{table}\n\nTarget accuracy in %, mean ± standard deviation over seeds, and the paired "
+        "difference to the hard switch in points (▲ helps, ▼ hurts, ○ undecided; Holm over the "
+        f"shifts). {cell(describe_regime(regime))}."
+    )
+
+
+def primary_table(study: Study, *, rng_seed: int = 0) -> str:
+    """The primary verdict of the first regime: a row a shift, both halves side by side."""
+    regime = next((regime for regime in study.shown if regime.comparable), None)
+    if regime is None:
+        return "No verdicts yet."
+    verdicts = judge(regime, rng_seed=rng_seed)
+    halves = [claim for claim in verdicts.claims if claim.primary]
+    methods = method_rows(regime, verdicts)
+    rows = []
+    for row in halves[0].rows if halves else ():
+        shift = group_name(row)
+        by_method = {m.method: m for m in methods.get(shift, ())}
+        cells = [cell(name_of(shift))]
+        for method in (regime.hard_switch, regime.treatment):
+            found = by_method.get(str(method))
+            cells.append(f"{found.mean} ± {found.sd}" if found else "–")
+        cells.append(_compared(row))
+        for other in halves[1].rows if len(halves) > 1 else ():
+            if group_name(other) == shift:
+                name = other.baseline.rpartition("(")[2].rstrip(")")
+                cells += [cell(name_of(name)), _compared(other)]
+        rows.append(cells)
+    columns = ["shift", "hard switch", cell(name_of(regime.treatment)), "against hard switch"]
+    if len(halves) > 1:
+        columns += ["chosen baseline", "against chosen baseline"]
+    rows = [[*cells, *["–"] * (len(columns) - len(cells))] for cells in rows]
+    lines = [f"- {cell_long(claim.question)} {cell_long(claim.sentence)}" for claim in halves]
+    return "\n".join([_markdown(columns, rows), "", *lines])
+
+
+def _compared(row: ComparisonRow) -> str:
+    words = verdict_words(row)
+    interval = f" ({words['interval']})" if words["interval"] else ""
+    return f"{_MARKS[words['decision']]} {words['difference']}{interval}"
+
+
+def _cell_of(row: MethodRow | None) -> str:
+    if row is None:
+        return "–"
+    text = f"{row.mean} ± {row.sd}"
+    if row.versus["decision"]:
+        text += f" ({row.versus['difference']} {_MARKS[row.versus['decision']]})"
+    return text + (f", {len(row.unusable)} bad" if row.unusable else "")
+
+
+def verdict_list(study: Study, *, rng_seed: int = 0) -> str:
+    """The claims of every regime shown, one line each."""
+    lines = []
+    for regime in study.shown:
+        if regime.label:
+            lines.append(f"**{cell(regime.label)}**\n")
+        for claim in judge(regime, rng_seed=rng_seed).claims:
+            lines.append(f"- {cell_long(claim.question)} {cell_long(claim.sentence)}")
+        lines.append("")
+    return "\n".join(lines).strip() or "No verdicts yet."
+
+
+def cell_long(value: object) -> str:
+    """As :func:`cell`, for whole sentences."""
+    return re.sub(r"([\\`*\[\]<>|#$~&])", _entity, plain(value, 1000))
+
+
+def settings_table(study: Study, *, rng_seed: int = 0) -> str:
+    """Treatment against hard switch in every regime: budgets, optimizers, networks."""
+    rows = []
+    for regime in study.regimes:
+        compared = None
+        if regime.comparable:
+            verdicts = judge(regime, rng_seed=rng_seed)
+            compared = verdicts.by_method.get(str(regime.treatment))
+        if compared:
+            pooled = verdicts.pooled_by_method[str(regime.treatment)]
+            _, sentence = summarise(compared, pooled, "hard switch")
+            rows.append(
+                [cell(regime.label or describe_regime(regime)),
+                 cell(headline_settings(regime, str(regime.treatment))), cell_long(sentence)]
+            )  # fmt: skip
+    return _markdown(["setting", "method", "against the hard switch"], rows, left=(0, 1, 2))
+
+
+def ablation_table(study: Study, path: str) -> str:
+    """One sweep as a table: a row a shift, a column a value, points over the hard switch."""
+    sweep = next((s for s in find_sweeps(study) if s.path == path), None)
+    if sweep is None:
+        return f"No runs vary {cell(path)} alone yet."
+    shifts = sorted({str(point.shift) for point in sweep.points})
+    lines = []
+    for shift in shifts:
+        found = {str(p.value): p for p in sweep.points if str(p.shift) == shift}
+        cells = [_swept(found[str(v)].mean) if str(v) in found else "–" for v in sweep.values]
+        lines.append([cell(name_of(shift)), *cells])
+    if sweep.means:
+        lines.append(["**mean**", *(f"**{_swept(p.mean)}**" for p in sweep.means)])
+    values = [cell(value_text(value)) for value in sweep.values]
+    table = _markdown([cell(sweep.label), *values], lines)
+    seeds = max((p.num_pairs for p in sweep.points), default=0)
+    return (
+        f"{table}\n\nPoints of target accuracy over the hard switch, up to {counted(seeds, 'seed')} "
+        "a cell; the mean is over the shifts with every value."
+    )
+
+
+def _swept(mean: float) -> str:
+    return signed(mean, scale=100)
+
+
+def default_k_text(study: Study) -> str:
+    """The measurements behind the default K: the sweep and the share that is safest."""
+    path = "method.schedule.num_smoothing_steps"
+    sweeps = [sweep for sweep in find_sweeps(study) if sweep.path == path]
+    lines = [_safest(sweep) for sweep in sweeps]
+    return "\n\n".join([ablation_table(study, path), *(line for line in lines if line)])
+
+
+def _safest(sweep: Sweep) -> str:
+    safest = safest_share(sweep)
+    if safest is None:
+        return ""
+    k, share, worst = safest
+    where = f" ({cell(sweep.regime_label)})" if sweep.regime_label else ""
+    return (
+        f"Of the values tried{where}, K = {k:,}, that is {number(share, 0, scale=100)} % of the "
+        f"steps, is best in its worst shift: {_swept(worst.mean)} points on "
+        f"{cell(name_of(worst.shift))}."
+    )

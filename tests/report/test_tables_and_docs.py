@@ -1,0 +1,152 @@
+"""Console and Markdown tables, and the generated blocks of documents."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from segue.report.docs import FIGURE, outdated_docs, replace_blocks, update_docs
+from segue.report.study import build_study
+from segue.report.svg import forest_svg
+from segue.report.tables import (
+    ablation_table,
+    console_tables,
+    default_k_text,
+    markdown_table,
+    primary_table,
+    settings_table,
+)
+from segue.runs.records import Record, compact
+
+Make = Callable[..., list[Record]]
+
+
+def _printed(records: list[Record]) -> str:
+    console = Console(file=io.StringIO(), width=160, force_terminal=False)
+    for table in console_tables(records):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_console_table_shows_means_differences_and_verdicts(make_records: Make) -> None:
+    text = _printed(make_records(shifts=("blur", "contrast"), ablations=False))
+    assert "▲ helps" in text
+    assert "9 (+1 bad)" in text
+    assert "Does smoothing reach a higher target accuracy than the hard switch?" in text
+    assert "the loss is nan at step 41" in text
+
+
+def test_console_prints_hostile_names_without_control_characters(hostile: list[Record]) -> None:
+    text = _printed(hostile)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\\x1b" in text
+
+
+def test_markdown_table_has_a_row_a_shift_and_equally_many_cells(records: list[Record]) -> None:
+    lines = [line for line in markdown_table(records).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 9
+    assert {line.count("|") for line in lines} == {1 + 9}
+    assert "(+2.6 ▲)" in next(line for line in lines if line.startswith("| blur"))
+
+
+def test_markdown_of_hostile_names_keeps_its_shape(hostile: list[Record]) -> None:
+    text = markdown_table(hostile)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "<script" not in text
+    assert "](" not in text
+
+
+def test_primary_table_names_the_chosen_baseline(records: list[Record]) -> None:
+    text = primary_table(build_study(records))
+    row = next(line for line in text.splitlines() if line.startswith("| pixel permutation"))
+    assert "from scratch" in row
+    assert row.count("▼") == 2
+
+
+def test_ablation_tables_show_every_value_and_the_safest_k(records: list[Record]) -> None:
+    study = build_study(records)
+    text = default_k_text(study)
+    assert "| 30 | 150 | 300 | 600 |" in text
+    assert "K = 150, that is 25 % of the steps" in text
+    assert "| 64 | 256 | 1,024 | all |" in ablation_table(study, "method.num_bank_examples")
+    assert "300 target steps" in settings_table(study)
+
+
+def test_svg_is_well_formed_and_shows_every_shift(
+    records: list[Record], hostile: list[Record]
+) -> None:
+    picture = ElementTree.fromstring(forest_svg(build_study(records)))
+    words = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert "label permutation" in words
+    assert "−1.6" in words
+    elements = {
+        e.tag.rpartition("}")[2]
+        for e in ElementTree.fromstring(forest_svg(build_study(hostile))).iter()
+    }
+    assert elements <= {"svg", "title", "style", "text", "line", "rect", "circle"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, make_records: Make) -> tuple[Path, list[Path]]:
+    (tmp_path / "docs").mkdir()
+    block = "<!-- segue:begin {0} -->\nold\n<!-- segue:end {0} -->\n"
+    (tmp_path / "README.md").write_text(
+        "# T\n"
+        + block.format("primary")
+        + "mid [x](docs/a.md)\n"
+        + block.format("figure")
+        + "end\n"
+    )
+    (tmp_path / "docs" / "a.md").write_text("A [y](docs/z)\n" + block.format("figure"))
+    (tmp_path / "docs" / "plain.md").write_text("no block")
+    results = tmp_path / "supervised.parquet"
+    compact(make_records(shifts=("blur", "contrast"), ablations=False), results)
+    return tmp_path, [results]
+
+
+def test_blocks_are_rewritten_and_the_rest_stays(project: tuple[Path, list[Path]]) -> None:
+    root, results = project
+    changed = update_docs(root, results)
+    assert set(changed) == {root / "README.md", root / "docs/a.md", root / FIGURE}
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith("# T\n<!-- segue:begin primary -->\n| shift |")
+    assert "mid [x](docs/a.md)\n" in readme
+    assert "(docs/paired-differences.svg)" in readme
+    assert readme.endswith("<!-- segue:end figure -->\nend\n")
+    page = (root / "docs/a.md").read_text(encoding="utf-8")
+    assert "A [y](docs/z)\n" in page
+    assert "(paired-differences.svg)" in page
+
+
+def test_second_run_changes_nothing(project: tuple[Path, list[Path]]) -> None:
+    root, results = project
+    assert len(outdated_docs(root, results)) == 3
+    update_docs(root, results)
+    assert outdated_docs(root, results) == []
+    assert update_docs(root, results) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- segue:begin results -->\nx\n", "needs its own end mark"),
+        ("x\n<!-- segue:end results -->\n", "opens or closes no block"),
+        ("<!-- segue:begin resluts -->\n<!-- segue:end resluts -->\n", "results"),
+        (
+            "<!-- segue:begin results -->\n<!-- segue:begin k -->\n<!-- segue:end results -->\n",
+            "own end",
+        ),
+    ],
+)
+def test_wrong_marks_are_errors_that_name_the_document(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        replace_blocks(text, str, "docs/a.md")
+    assert "docs/a.md" in str(error.value)
