@@ -92,11 +92,16 @@ def test_a_report_is_rebuilt_from_records_without_torch(tmp_path: Path) -> None:
     tiny(tmp_path / "runs")
     results = tmp_path / "supervised.parquet"
     compact(load_records(tmp_path / "runs"), results)
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'jax', 'transformers'): sys.modules[name] = None\n"
-        "from segue.cli import main; main(sys.argv[1:])"
-    )
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "jax", "transformers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+from segue.cli import main
+main(sys.argv[1:])
+"""
     page = tmp_path / "page.html"
     done = subprocess.run(
         [sys.executable, "-c", code, "report", str(results), "--out", str(page)],

@@ -72,8 +72,11 @@ def test_skip_leaves_the_other_term_as_it_was(way: str, side: str) -> None:
     problem.loss().backward()
     alone = problem.gradient()
     assert alone is not None
-    with pytest.warns(RuntimeWarning, match=f"the {side} loss is nan at step 0 .* is skipped"):
+    with pytest.warns(
+        RuntimeWarning, match=f"the {side} loss is nan at step 0 .* is skipped"
+    ) as seen:
         problem.run(way, **{side: NAN})
+    assert seen[0].filename == __file__  # it points at the caller's line
     share = 0.75 if side == "source" else 0.25
     torch.testing.assert_close(problem.gradient(), share * alone)
     assert torch.isnan(problem.smoothing.log()[f"{side}_loss"])

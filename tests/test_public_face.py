@@ -40,7 +40,8 @@ def test_core_needs_torch_and_nothing_optional() -> None:
     ours = modules_after("import segue\nfor name in segue.__all__: getattr(segue, name)")
     theirs = modules_after("import torch, numpy, torch.utils.data")
     assert "segue.smoothing" in ours
-    assert not (ours - theirs) & set(OPTIONAL)
+    # The compiler takes a second to import; only who compiles pays for it.
+    assert not (ours - theirs) & {*OPTIONAL, "torch._dynamo"}
 
 
 @pytest.mark.parametrize("name", segue.__all__)

@@ -159,7 +159,12 @@ def status(*, out: Path = Path("runs")) -> None:
 
 
 def report(
-    *records: Path, out: Path = Path("report.html"), docs: bool = False, root: Path = Path()
+    records: tuple[Path, ...] = (),
+    /,
+    *,
+    out: Path = Path("report.html"),
+    docs: bool = False,
+    root: Path = Path(),
 ) -> None:
     """Rebuild tables and the HTML report from records alone.
 

@@ -347,18 +347,14 @@ class Smoothing:
 
     def _kept(self, side: Side, loss: Tensor) -> Tensor:
         """Return ``loss``, or a zero in its place if it is not finite and to be skipped."""
-        return loss if self.non_finite == "ignore" else self._checked(side, loss)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _checked(self, side: Side, loss: Tensor) -> Tensor:
-        if finite_everywhere(loss, self._process_group):
+        if self.non_finite == "ignore" or finite_everywhere(loss, self._process_group):
             return loss
         error = NonFiniteLossError(
             side, float(loss.detach().item()), self._num_steps, self._source_weight
         )
         if self.non_finite == "raise":
             raise error
-        warnings.warn(f"{error}; the term is skipped", RuntimeWarning, stacklevel=5)
+        warnings.warn(f"{error}; the term is skipped", RuntimeWarning, stacklevel=3)
         return torch.zeros_like(loss).requires_grad_()
 
     def _observe(self, target: Tensor | None, source: Tensor | None) -> tuple[bool, bool]:

@@ -232,3 +232,10 @@ def test_fewer_target_examples_than_a_batch_are_refused() -> None:
         ValueError, match=r"num_target_examples must be >= batch_size \(16\), got 8"
     ):
         config("smoothing", num_target_examples=8)
+
+
+def test_a_source_that_does_not_match_the_shift_is_refused() -> None:
+    with pytest.raises(ValueError, match="source_task of class_split must be 'first_half_classes'"):
+        replace(config("smoothing"), shift=ShiftConfig("class_split"))
+    with pytest.raises(ValueError, match="unknown source_task 'al'; did you mean 'all'"):
+        replace(SOURCE, source_task="al")

@@ -9,7 +9,7 @@ from segue.batchnorm import BatchNormPolicy
 from segue.checks import check_count, check_positive, unknown_name
 from segue.experiments.supervised.methods import MethodConfig
 from segue.experiments.supervised.models import ResNetConfig
-from segue.experiments.supervised.shifts import ShiftConfig
+from segue.experiments.supervised.shifts import SOURCE_TASKS, ShiftConfig
 
 if TYPE_CHECKING:
     from segue.runs.execution import RunContext, RunResult
@@ -74,6 +74,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.dataset not in get_args(Dataset):
             raise ValueError(unknown_name("dataset", self.dataset, get_args(Dataset)))
+        if self.source_task not in SOURCE_TASKS:
+            raise ValueError(unknown_name("source_task", self.source_task, SOURCE_TASKS))
         check_count("seed", self.seed)
         check_count("num_training_steps", self.num_training_steps)
 
@@ -132,6 +134,11 @@ class AdaptationConfig:
             check_count(name, getattr(self, name))
         if self.seed != self.source.seed:
             raise ValueError(f"seed must be the source's ({self.source.seed}), got {self.seed}")
+        if self.source.source_task != self.shift.shift.source_task:
+            raise ValueError(
+                f"source_task of {self.shift.name} must be {self.shift.shift.source_task!r}, "
+                f"got {self.source.source_task!r}"
+            )
         if self.num_target_examples < self.batch_size:
             raise ValueError(
                 f"num_target_examples must be >= batch_size ({self.batch_size}), "

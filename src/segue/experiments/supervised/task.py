@@ -102,7 +102,7 @@ def load_adaptation(
     pool = division.target
     if shift.name == "warm_start":
         pool = _shuffled(torch.cat([division.target, division.source]), seed)
-    target_train = _of_target_classes(data.train.subset(pool), shift.name)
+    target_train = _of_target_classes(data.train.subset(pool), shift.name, data.num_classes)
     if len(target_train.labels) < config.num_target_examples:
         raise ValueError(
             f"num_target_examples must be <= the {len(target_train.labels)} examples that "
@@ -111,7 +111,7 @@ def load_adaptation(
     target_train = Labelled(*(part[: config.num_target_examples] for part in target_train))
     validating = config.split == "validation"
     held_out = data.train.subset(division.validation) if validating else data.test
-    held_out = _of_target_classes(held_out, shift.name)
+    held_out = _of_target_classes(held_out, shift.name, data.num_classes)
     source_train, source_test = _source_sets(data, config.source.source_task, seed)
     task = AdaptationTask(
         _Normalised(data, source_train),
@@ -159,10 +159,10 @@ def _source_sets(data: ImageData, source_task: str, seed: int) -> tuple[Labelled
     return train, Labelled(*(part[:_NUM_EVALUATED] for part in test))
 
 
-def _of_target_classes(examples: Labelled, shift: str) -> Labelled:
+def _of_target_classes(examples: Labelled, shift: str, num_classes: int) -> Labelled:
     if shift != "class_split":
         return examples
-    half = 5
+    half = num_classes // 2
     kept = examples.subset(examples.labels >= half)
     return Labelled(kept.images, kept.labels - half)
 
