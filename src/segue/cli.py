@@ -230,26 +230,32 @@ def _execute(
         preset.check_data(data)
     started = time.monotonic()
     records: dict[str, Record] = {}
-    for phase in preset.phases:
-        configs = phase.configs(list(records.values()))
-        console.rule(f"{phase.name}: {len(configs)} runs")
-        execute(
-            configs,
-            out,
-            num_workers=num_workers,
-            data_root=data,
-            results=results,
-            console=console,
-            command=_command(),
-            retry_failed=retry_failed,
-        )
-        wanted = {run_id(config) for config in expand(configs)}
-        known = load_records([path for path in (results, out / family) if path and path.exists()])
-        records.update((r.run_id, r) for r in known if r.run_id in wanted)
-    if results is not None:
-        compact(load_records([p for p in (results, out / family) if p.exists()]), results)
+    try:
+        for phase in preset.phases:
+            configs = phase.configs(list(records.values()))
+            console.rule(f"{phase.name}: {len(configs)} runs")
+            execute(
+                configs,
+                out,
+                num_workers=num_workers,
+                data_root=data,
+                results=results,
+                console=console,
+                command=_command(),
+                retry_failed=retry_failed,
+            )
+            wanted = {run_id(config) for config in expand(configs)}
+            known = load_records(_existing(results, out / family))
+            records.update((r.run_id, r) for r in known if r.run_id in wanted)
+    finally:  # what is done by now is kept, also when the rest is stopped
+        if results is not None and _existing(out / family):
+            compact(load_records(_existing(results, out / family)), results)
     console.print(f"{len(records)} runs in {time.monotonic() - started:.0f} s")
     return list(records.values())
+
+
+def _existing(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None and path.exists()]
 
 
 def _dry_run(preset: Preset, console: Console) -> None:

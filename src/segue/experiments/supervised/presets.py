@@ -106,7 +106,7 @@ _QUICK = Setting(
     num_smoothing_steps=30,
 )
 _SOURCE_STEPS = {
-    "all": 5_500,
+    "all": 5_000,
     "first_half_classes": 2_500,
     "random_labels": 2_000,
     "half_data": 4_500,
