@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import platform
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -65,7 +65,6 @@ def work(config: RunConfig, job: Job) -> str:
         "wall_seconds": context.elapsed,
         "process_seconds": time.process_time() - process_started,
         "num_resumes": context.num_resumes,
-        "host": platform.node(),
     }
     record.timing.update(timing)
     write_record(job.store.records(config), record)
@@ -84,10 +83,15 @@ def failed_record(config: RunConfig, job: Job, error: BaseException) -> Record:
         error={
             "type": type(error).__name__,
             "message": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
+            "traceback": _without_folders("".join(traceback.format_exception(error))),
         },
         provenance=provenance(job.command),
     )
+
+
+def _without_folders(text: str) -> str:
+    """Shorten the paths of a traceback: records are shared, and folders are nobody's business."""
+    return re.sub(r'File "[^"]*/((?:[^"/]+/){0,2}[^"/]+)"', r'File "\1"', text)
 
 
 def _completed_record(config: RunConfig, job: Job, result: RunResult) -> Record:
