@@ -1,22 +1,12 @@
-"""The report: one self-contained HTML page, rebuilt from records alone.
-
-The page asks no network for anything, and a content security policy forbids it to: only the two
-scripts that are written here may run, known by their hashes, whatever a record says. Text reaches
-the page through Jinja2's autoescape, figures and data through JSON that is never parsed as HTML.
-"""
+"""The report: one self-contained HTML page, rebuilt from records alone."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import jinja2
-from markupsafe import Markup
 
 from segue.analysis.comparison import ComparisonRow
 from segue.analysis.matching import METHOD_PATH
@@ -32,8 +22,9 @@ from segue.report.listing import (
     results_sheet,
     scores_sheet,
 )
-from segue.report.palette import DARK, KEYS
+from segue.report.palette import KEYS
 from segue.report.pooled_figures import performance_profiles, pooled_differences, probabilities
+from segue.report.render import render_page
 from segue.report.sheets import Sheet
 from segue.report.study import (
     Regime,
@@ -49,8 +40,6 @@ if TYPE_CHECKING:
     from segue.runs.records import Record
 
 __all__ = ["write_report"]
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
@@ -139,7 +128,7 @@ class _Page:
             "provenance": provenance(study),
             "notes": study.notes,
         }
-        return _render(context, self.figures, self.files)
+        return render_page(context, self.figures, self.files)
 
     def regime(self, index: int, regime: Regime, verdicts: RegimeVerdicts) -> dict[str, Any]:
         """Everything the page shows of one regime."""
@@ -298,51 +287,3 @@ def _statement(study: Study, failed: Sequence[Mapping[str, Any]]) -> dict[str, A
     parts.append(f"{bad:,} with values that are not finite or not readable")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(by_kind.items()))
     return {"counts": "; ".join(parts), "kinds": kinds}
-
-
-def _render(
-    context: Mapping[str, Any], figures: Mapping[str, Any], files: Mapping[str, str]
-) -> str:
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_inert,
-    )
-    environment.filters["name"] = name_of
-    scripts = {
-        "plotly_js": get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n"),
-        "page_js": (_TEMPLATES / "page.js").read_text(encoding="utf-8"),
-    }
-    hashes = " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values())
-    policy = (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
-    data = {"figures": figures, "files": files, "dark": DARK}
-    return environment.get_template("page.html").render(
-        **context,
-        policy=Markup(policy),
-        css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        **{name: Markup(text) for name, text in scripts.items()},
-        data=Markup(_json_for_html(data)),
-    )
-
-
-def _inert(value: Any) -> Any:
-    """Escape invisible characters in every text that the template prints."""
-    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-def _json_for_html(value: Any) -> str:
-    """JSON that may stand inside a script element: no markup can begin or end in it."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text

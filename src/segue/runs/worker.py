@@ -91,7 +91,7 @@ def failed_record(config: RunConfig, job: Job, error: BaseException) -> Record:
 
 def _without_folders(text: str) -> str:
     """Shorten the paths of a traceback: records are shared, and folders are nobody's business."""
-    return re.sub(r'File "[^"]*/((?:[^"/]+/){0,2}[^"/]+)"', r'File "\1"', text)
+    return re.sub(r'File "[^"]*/((?:[^"/]+/){2}[^"/]+)"', r'File "\1"', text)
 
 
 def _completed_record(config: RunConfig, job: Job, result: RunResult) -> Record:
