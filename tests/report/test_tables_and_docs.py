@@ -150,3 +150,22 @@ def test_wrong_marks_are_errors_that_name_the_document(text: str, message: str) 
     with pytest.raises(ValueError, match=message) as error:
         replace_blocks(text, str, "docs/a.md")
     assert "docs/a.md" in str(error.value)
+
+
+def test_a_block_with_conditions_looks_at_their_runs_only(
+    make_records: Make, tmp_path: Path
+) -> None:
+    records = make_records(shifts=("blur", "contrast"), ablations=False)
+    compact(records, tmp_path / "supervised.parquet")
+    name = "results shift.name=blur"
+    (tmp_path / "README.md").write_text(f"<!-- segue:begin {name} -->\n<!-- segue:end {name} -->\n")
+    update_docs(tmp_path, [tmp_path / "supervised.parquet"])
+    text = (tmp_path / "README.md").read_text()
+    assert "| blur |" in text
+    assert "contrast" not in text
+
+
+def test_a_condition_of_another_form_is_refused() -> None:
+    text = "<!-- segue:begin results blur -->\n<!-- segue:end results blur -->\n"
+    with pytest.raises(ValueError, match="conditions must be PATH=VALUE, got 'blur'"):
+        replace_blocks(text, str)

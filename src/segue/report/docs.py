@@ -1,7 +1,9 @@
 """Generated blocks of README.md and docs/: every number in them comes from committed results.
 
 A block stands between ``<!-- segue:begin NAME -->`` and ``<!-- segue:end NAME -->``, each on a line of
-its own. ``segue report --docs`` rewrites the text between them.
+its own. ``segue report --docs`` rewrites the text between them. After the name there may be conditions
+on the configuration, such as ``results source.dataset=digits num_target_steps=160``: then only runs at
+which they hold are looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segue.analysis.matching import lookup
 from segue.checks import unknown_name
 from segue.report.study import Study, build_study
 from segue.report.svg import forest_svg
@@ -80,8 +83,12 @@ def replace_blocks(text: str, render: Callable[[str], str], where: str = "the te
         found = end.search(text, begin.end())
         if found is None or _MARK.search(text, begin.end(), found.start()):
             raise ValueError(f"{where}: block {name!r} needs its own end mark")
-        if name not in BLOCKS:
-            raise ValueError(f"{where}: {unknown_name('block', name, BLOCKS)}")
+        kind, *conditions = name.split(" ")
+        if kind not in BLOCKS:
+            raise ValueError(f"{where}: {unknown_name('block', kind, BLOCKS)}")
+        for condition in conditions:
+            if not re.fullmatch(r"[\w.]+=\S+", condition):
+                raise ValueError(f"{where}: conditions must be PATH=VALUE, got {condition!r}")
         parts += [text[position : begin.end()], "\n", render(name).strip("\n"), "\n"]
         parts.append(text[found.start() : found.end()])
         position = found.end()
@@ -89,6 +96,7 @@ def replace_blocks(text: str, render: Callable[[str], str], where: str = "the te
 
 def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
     """New text of every document that has a block, and the figure where one shows it."""
+    records = list(records)
     study = build_study(records)
     cache: dict[str, str] = {}
 
@@ -97,7 +105,8 @@ def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
             link = os.path.relpath(root / FIGURE, folder).replace(os.sep, "/")
             return f"![Paired differences in target accuracy]({link})"
         if name not in cache:
-            cache[name] = BLOCKS[name](study)
+            kind, *conditions = name.split(" ")
+            cache[name] = BLOCKS[kind](build_study(_at(records, conditions)))
         return cache[name]
 
     documents: dict[Path, str] = {}
@@ -111,6 +120,12 @@ def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
     if comparable and any(FIGURE.name in text for text in documents.values()):
         documents[root / FIGURE] = forest_svg(study)
     return documents
+
+
+def _at(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
+    """Records whose configuration has, at every path, the value that is given as text."""
+    wanted = [condition.split("=", 1) for condition in conditions]
+    return [r for r in records if all(str(lookup(r.config, p)) == v for p, v in wanted)]
 
 
 def _documents(root: Path) -> Sequence[Path]:

@@ -56,21 +56,23 @@ def console_tables(records: Iterable[Record], *, rng_seed: int = 0) -> list[Tabl
 def _regime_table(regime: Regime, verdicts: RegimeVerdicts) -> Table:
     sentences = [f"{c.question} {c.sentence}" for c in verdicts.claims if c.primary]
     table = Table(
-        "shift", "method",
+        "method",
         title=escape(plain(describe_regime(regime), 200)),
         caption=escape(plain("\n".join(sentences), 2000).replace("\\n", "\n")) or None,
         caption_justify="left",
-    )  # fmt: skip
-    for heading in ("target accuracy (%)", "runs", "against hard switch"):
+    )
+    for heading in ("target\naccuracy (%)", "runs", "against\nhard switch"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for shift, rows in method_rows(regime, verdicts).items():
-        for i, row in enumerate(rows):
+        table.add_row(Text(name_of(shift, 40), style="bold"))
+        for row in rows:
             decision = row.versus["decision"]
             style = _STYLES.get(decision, "")
             table.add_row(
-                Text(name_of(shift, 40) if i == 0 else ""),
-                Text(name_of(row.method, 40), style="bold" if row.role == "treatment" else ""),
+                Text(
+                    f"  {name_of(row.method, 40)}", style="bold" if row.role == "treatment" else ""
+                ),
                 f"{row.mean} ± {row.sd}",
                 _runs(row),
                 row.versus["difference"] if decision else "–",

@@ -157,7 +157,7 @@ def test_a_fresh_head_keeps_the_body_and_scratch_keeps_nothing(store: Store) -> 
 
 def test_a_source_model_that_diverges_says_so(store: Store) -> None:
     source = replace(SOURCE, optimizer=OptimizerConfig(learning_rate=1e20))
-    with pytest.raises(FloatingPointError, match="the source model's loss is .* at step"):
+    with pytest.raises(FloatingPointError, match=r"the source model's loss is .* at step"):
         train_source(source, RunContext(source, store))
 
 

@@ -355,10 +355,10 @@ _THREE_SHIFTS = ("class_split", "gaussian_noise", "label_permutation")
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
-        "digits: three shifts, nine methods, six seeds; one learning rate for all",
+        "digits: three shifts, nine methods, seven seeds; one learning rate for all",
         (
             Phase(
-                "demo", lambda records: _grid(_DIGITS, _THREE_SHIFTS, _DEMO_METHODS, range(6), 0.05)
+                "demo", lambda records: _grid(_DIGITS, _THREE_SHIFTS, _DEMO_METHODS, range(7), 0.05)
             ),
         ),
     ),
