@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-__all__ = ["interleaved", "spread", "verdict"]
+__all__ = ["interleaved", "ratio_of_medians", "spread", "verdict"]
 
 
 def interleaved(
@@ -31,6 +31,21 @@ def spread(values: list[float]) -> tuple[float, float, float]:
     """Return the median and both quartiles."""
     low, middle, high = statistics.quantiles(values, n=4)
     return middle, low, high
+
+
+def ratio_of_medians(above: list[float], below: list[float]) -> tuple[float, float, float]:
+    """Return the ratio and its 95 % bootstrap interval over rounds."""
+    draw = random.Random(0)
+    rounds = range(len(above))
+    drawn = []
+    for _ in range(1000):
+        chosen = draw.choices(rounds, k=len(rounds))
+        drawn.append(
+            statistics.median(above[i] for i in chosen)
+            / statistics.median(below[i] for i in chosen)
+        )
+    cuts = statistics.quantiles(drawn, n=40)
+    return statistics.median(above) / statistics.median(below), cuts[0], cuts[-1]
 
 
 def verdict(ok: bool) -> str:

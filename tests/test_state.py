@@ -216,3 +216,24 @@ def test_state_is_a_snapshot() -> None:
     smoothing.step()
     assert state["num_steps"] == 0
     assert torch.equal(state["random_state"]["cpu"], before)
+
+
+def test_mixed_draws_continue_within_an_accumulation_window() -> None:
+    replay = segue.Replay(torch.arange(4.0), num_examples=None, batch_size=1)
+
+    def draws(smoothing: segue.Smoothing) -> list[int]:
+        target = torch.zeros(1)
+        return [
+            smoothing.blend(target=target, source=replay, mode="mixed").num_source
+            for _ in range(40)
+        ]
+
+    def make() -> segue.Smoothing:
+        optimizer = torch.optim.SGD([torch.zeros((), requires_grad=True)], lr=0.1)
+        return segue.Smoothing(segue.constant(0.5), optimizer=optimizer)
+
+    saved, resumed = make(), make()
+    head = draws(saved)
+    resumed.load_state_dict(saved.state_dict())
+    tail = draws(saved)
+    assert draws(resumed) == tail != head

@@ -90,10 +90,10 @@ _DIGITS_MODEL = ResNetConfig(
 _DIGITS = Setting(
     dataset="digits",
     model=_DIGITS_MODEL,
-    num_source_steps={"all": 300},
+    num_source_steps={"all": 200},
     num_target_examples=100,
-    num_target_steps=160,
-    num_smoothing_steps=40,
+    num_target_steps=120,
+    num_smoothing_steps=30,
     batch_size=32,
     augment=False,
 )
