@@ -203,7 +203,12 @@ def _console() -> Console:
 
 
 def _command() -> str:
-    return shlex.join(["segue", *sys.argv[1:]])
+    """The command line for the records, without the folders of this machine."""
+    words = [
+        f".../{Path(word).name}" if Path(word).expanduser().is_absolute() else word
+        for word in sys.argv[1:]
+    ]
+    return shlex.join(["segue", *words])
 
 
 def _execute(

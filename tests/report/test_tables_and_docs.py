@@ -49,11 +49,14 @@ def test_console_prints_hostile_names_without_control_characters(hostile: list[R
     assert "\\x1b" in text
 
 
-def test_markdown_table_has_a_row_a_shift_and_equally_many_cells(records: list[Record]) -> None:
+def test_markdown_table_has_a_row_a_method_and_a_column_a_shift(records: list[Record]) -> None:
     lines = [line for line in markdown_table(records).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 9
-    assert {line.count("|") for line in lines} == {1 + 9}
-    assert "(+2.6 ▲)" in next(line for line in lines if line.startswith("| blur"))
+    shifts = [name.strip() for name in lines[0].strip("|").split("|")]
+    assert shifts[0] == "method"
+    assert len(shifts) == 1 + 9
+    assert {line.count("|") for line in lines} == {1 + 1 + 9}
+    smoothing = next(line for line in lines if line.startswith("| smoothing |"))
+    assert "(+2.6 ▲)" in smoothing.strip("|").split("|")[shifts.index("blur")]
 
 
 def test_markdown_of_hostile_names_keeps_its_shape(hostile: list[Record]) -> None:
@@ -161,7 +164,7 @@ def test_a_block_with_conditions_looks_at_their_runs_only(
     (tmp_path / "README.md").write_text(f"<!-- segue:begin {name} -->\n<!-- segue:end {name} -->\n")
     update_docs(tmp_path, [tmp_path / "supervised.parquet"])
     text = (tmp_path / "README.md").read_text()
-    assert "| blur |" in text
+    assert "| method | blur |" in text
     assert "contrast" not in text
 
 

@@ -105,9 +105,9 @@ def _markdown(
 
 
 def markdown_table(records: Iterable[Record] | Study, *, rng_seed: int = 0) -> str:
-    """Shifts against methods for the first regime: mean ± sd and the difference to the hard switch.
+    """Methods against shifts for the first regime: mean ± sd and the difference to the hard switch.
 
-    A row a shift and a column a method; the marks are the verdicts against the hard switch.
+    A row a method and a column a shift; the marks are the verdicts against the hard switch.
     """
     study = records if isinstance(records, Study) else build_study(records)
     if not study.shown:
@@ -115,12 +115,12 @@ def markdown_table(records: Iterable[Record] | Study, *, rng_seed: int = 0) -> s
     regime = study.shown[0]
     verdicts = judge(regime, rng_seed=rng_seed)
     rows = method_rows(regime, verdicts)
-    lines = []
-    for shift, found in rows.items():
-        by_method = {row.method: row for row in found}
-        cells = [_cell_of(by_method.get(method)) for method in regime.methods]
-        lines.append([cell(name_of(shift)), *cells])
-    table = _markdown(["shift", *(cell(name_of(m)) for m in regime.methods)], lines)
+    found = {(shift, row.method): row for shift, of_shift in rows.items() for row in of_shift}
+    lines = [
+        [cell(name_of(method)), *(_cell_of(found.get((shift, method))) for shift in rows)]
+        for method in regime.methods
+    ]
+    table = _markdown(["method", *(cell(name_of(shift)) for shift in rows)], lines)
     return (
         f"{table}\n\nTarget accuracy in %, mean ± standard deviation over seeds, and the paired "
         "difference to the hard switch in points (▲ helps, ▼ hurts, ○ undecided; Holm over the "
@@ -238,6 +238,8 @@ def default_k_text(study: Study) -> str:
     """The measurements behind the default K: the sweep and the share that is safest."""
     path = "method.schedule.num_smoothing_steps"
     sweeps = [sweep for sweep in find_sweeps(study) if sweep.path == path]
+    if not sweeps:
+        return "The runs that would choose a default, which vary K alone, are not in yet."
     lines = [_safest(sweep) for sweep in sweeps]
     return "\n\n".join([ablation_table(study, path), *(line for line in lines if line)])
 
