@@ -46,6 +46,36 @@ def test_a_state_survives_its_file_in_every_type_and_bit(tmp_path: Path, state: 
     assert_equal(load_checkpoint(tmp_path / "c"), state)
 
 
+DTYPES = [
+    *("float64", "float32", "float16", "bfloat16", "complex64", "complex128", "bool"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_dtype_survives_its_file(tmp_path: Path, name: str) -> None:
+    dtype = getattr(torch, name)
+    raw = torch.arange(32, dtype=torch.uint8)
+    tensor = raw.remainder(2).bool() if dtype is torch.bool else raw.view(dtype)
+    save_checkpoint(tmp_path / "c", [tensor, tensor[0], tensor[:0]])
+    assert_equal(load_checkpoint(tmp_path / "c"), [tensor, tensor[0], tensor[:0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_lazily_conjugated_tensor_is_saved_by_value(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensor = torch.tensor([1 + 2j, 3 - 4j], dtype=dtype)
+    save_checkpoint(tmp_path / "c", [tensor.conj(), tensor.conj().imag])
+    loaded = load_checkpoint(tmp_path / "c")
+    assert loaded[0].tolist() == [1 - 2j, 3 + 4j]
+    assert loaded[1].tolist() == [-2.0, 4.0]
+
+
+def test_a_sparse_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"state\['a'\] must be a dense tensor, got .*sparse"):
+        save_checkpoint(tmp_path / "c", {"a": torch.eye(2).to_sparse()})
+
+
 def test_an_optimizer_continues_from_its_file_bit_by_bit(tmp_path: Path) -> None:
     def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for _ in range(3):

@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from tiny_family import TinySource, TinyTarget
 
+from segue.runs.checkpoint import load_checkpoint
 from segue.runs.context import RunContext, Store
 from segue.runs.execution import execute
 from segue.runs.grid import run_id
@@ -109,6 +111,87 @@ def test_a_killed_worker_is_recorded_and_the_grid_goes_on(tmp_path: Path) -> Non
     assert "signal 9, Killed" in error["message"]
 
 
+def test_a_run_that_gives_no_json_fails_alone(tmp_path: Path) -> None:
+    configs = [TinyTarget(SOURCE, "a", ending="gives_a_tensor"), *targets("b")]
+    summary = execute(configs, tmp_path, num_workers=0)
+    assert (summary.num_completed, summary.num_failed) == (2, 1)
+    error = by_id(tmp_path)[run_id(configs[0])].error
+    assert error is not None
+    assert error["message"].startswith("metric 'loss' must be a number")
+
+
+def test_a_failed_source_leaves_no_artifact_to_start_from(tmp_path: Path) -> None:
+    bad = TinySource(seed=0, gives_a_tensor=True)
+    assert execute(targets("a", source=bad), tmp_path, num_workers=0).num_failed == 2
+
+
+def test_runs_that_cannot_be_unpacked_or_exit_fail_alone(tmp_path: Path) -> None:
+    configs = [
+        TinyTarget(SOURCE, "a", ending="cannot_be_unpacked"),
+        TinyTarget(SOURCE, "a", ending="exits"),
+        *targets("b"),
+    ]
+    summary = execute(configs, tmp_path, num_workers=1)
+    assert (summary.num_completed, summary.num_failed) == (2, 2)
+    errors = [by_id(tmp_path)[run_id(config)].error or {} for config in configs[:2]]
+    assert [error["type"] for error in errors] == ["ModuleNotFoundError", "SystemExit"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_record_that_cannot_be_written_stops_the_grid_with_its_path(
+    tmp_path: Path, num_workers: int
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "records").symlink_to(tmp_path / "not" / "there")
+    (tmp_path / "not").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match=f"could not write .*{run_id(SOURCE)}.json"):
+        execute([SOURCE], tmp_path, num_workers=num_workers)
+
+
+def test_a_full_disk_fails_the_run_but_keeps_its_checkpoint(tmp_path: Path) -> None:
+    config = TinyTarget(SOURCE, "a", ending="disk_is_full")
+    assert execute([config], tmp_path, num_workers=0).num_failed == 1
+    error = by_id(tmp_path)[run_id(config)].error
+    assert error is not None
+    assert "No space left on device" in error["message"]
+    assert load_checkpoint(Store(tmp_path).checkpoint(config))["state"] == {"step": 1}
+    assert execute([config], tmp_path, num_workers=0, retry_failed=True).num_failed == 1
+    assert by_id(tmp_path)[run_id(config)].timing["num_resumes"] == 1
+
+
+@pytest.mark.parametrize("ending", ["raises", "returns"])
+def test_the_checkpoint_of_a_run_that_ended_is_removed(tmp_path: Path, ending: str) -> None:
+    config = TinyTarget(SOURCE, "a", ending=ending)
+    RunContext(config, Store(tmp_path)).save_checkpoint({"step": 1})
+    execute([config], tmp_path, num_workers=0)
+    assert not Store(tmp_path).checkpoint(config).exists()
+
+
+def test_an_artifact_without_its_record_is_made_again(tmp_path: Path) -> None:
+    execute([SOURCE], tmp_path, num_workers=0)
+    (Store(tmp_path).records(SOURCE) / f"{run_id(SOURCE)}.json").unlink()
+    assert execute(targets("a"), tmp_path, num_workers=0).num_completed == 2
+    assert set(by_id(tmp_path)) == {run_id(SOURCE), run_id(targets("a")[0])}
+
+
+def test_runs_in_this_process_have_one_thread_too(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        execute([SOURCE], tmp_path, num_workers=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert by_id(tmp_path)[run_id(SOURCE)].provenance["num_threads"] == 1
+
+
+def test_checkpoints_are_due_by_step_or_by_time(tmp_path: Path) -> None:
+    by_step = RunContext(SOURCE, Store(tmp_path), checkpoint_seconds=1e9, checkpoint_steps=3)
+    assert [step for step in range(1, 8) if by_step.should_checkpoint(step)] == [3, 6]
+    assert RunContext(SOURCE, Store(tmp_path), checkpoint_seconds=0.0).should_checkpoint(1)
+    assert not RunContext(SOURCE, Store(tmp_path), checkpoint_seconds=1e9).should_checkpoint(1)
+
+
 def test_a_metric_that_is_not_a_number_is_null_and_named(tmp_path: Path) -> None:
     config = TinyTarget(SOURCE, "a", ending="gives_nan")
     execute([config], tmp_path, num_workers=0)
@@ -193,3 +276,27 @@ def test_time_left_is_the_cost_that_remains_at_the_measured_speed(
     assert progress.seconds_left() == pytest.approx(50.0)
     progress.moved(run_id(configs[1]), 1.0)
     assert progress.seconds_left() == pytest.approx(20.0 * 20.0 / 15.0)
+
+
+def test_a_quick_failure_is_no_speed_and_a_resumed_run_counts_for_its_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    configs = [replace(SOURCE, seed=seed, num_steps=10) for seed in range(4)]
+    progress = Progress(configs, num_skipped=0, console=None)
+    progress.finished(run_id(configs[0]), "failed")
+    now = 20.0
+    assert progress.seconds_left() is None
+    progress.moved(run_id(configs[1]), 0.5)
+    progress.finished(run_id(configs[1]), "completed")
+    assert progress.seconds_left() == pytest.approx(80.0)  # 5 of 10 done in 20 s, 20 left
+
+
+def test_a_message_overtaken_by_the_end_of_its_run_changes_nothing() -> None:
+    progress = Progress([SOURCE, replace(SOURCE, seed=1)], num_skipped=0, console=None)
+    progress.started(run_id(SOURCE))
+    assert progress.text().startswith("0/2 runs, 1 running")
+    progress.finished(run_id(SOURCE), "completed")
+    progress.moved(run_id(SOURCE), 0.9)
+    assert progress.text().startswith("1/2 runs, 0 running")

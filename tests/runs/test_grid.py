@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import pytest
@@ -32,11 +32,30 @@ def test_a_field_added_later_reruns_nothing_while_it_has_its_default() -> None:
         kind: ClassVar[str] = "k"
 
     @dataclass(frozen=True)
-    class After(TinySource):
-        pass
+    class After(Before):
+        b: tuple[int, ...] = field(default=(1,), metadata={"omit_default": True})
+        c: list[int] | None = field(default_factory=lambda: None, metadata={"omit_default": True})
 
-    assert "added_later" in config_to_dict(TARGET)
-    assert run_id(replace(TARGET, added_later=1.0)) == run_id(TARGET)
+    assert run_id(After(3)) == run_id(Before(3))  # type: ignore[arg-type]
+    assert run_id(After(3, b=(2,))) != run_id(Before(3))  # type: ignore[arg-type]
+    assert config_to_dict(After(3)) == {"a": 3, "b": [1], "c": None}
+
+
+def test_equal_configs_have_equal_ids() -> None:
+    @dataclass(frozen=True)
+    class Rates:
+        rate: float
+        other: float | None = None
+        several: tuple[float, ...] = ()
+        pair: tuple[int, float] = (1, 1.0)
+        count: int = 1
+        family: ClassVar[str] = "f"
+        kind: ClassVar[str] = "k"
+
+    a, b = Rates(1, 2, (3, 4), (5, 6)), Rates(1.0, 2.0, (3.0, 4.0), (5, 6.0))
+    assert run_id(a) == run_id(b)  # type: ignore[arg-type]
+    assert run_id(config_from_dict(Rates, config_to_dict(a))) == run_id(a)  # type: ignore[arg-type]
+    assert type(config_from_dict(Rates, config_to_dict(a)).pair[0]) is int
 
 
 def test_a_config_survives_its_dictionary() -> None:

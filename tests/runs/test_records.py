@@ -1,5 +1,6 @@
 import errno
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from segue.runs.records import (
     compact,
     load_records,
     read_record,
+    remove_unfinished,
     write_atomically,
     write_record,
 )
@@ -121,15 +124,68 @@ def test_a_missing_place_is_named(tmp_path: Path) -> None:
         load_records(tmp_path / "nowhere")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_thirty_two_writers_lose_no_row(tmp_path: Path) -> None:
     def write(number: int) -> None:
         for part in range(8):
             write_record(tmp_path, make_record(f"{number:08d}{part:08d}", timing={"n": number}))
 
-    with ThreadPoolExecutor(32) as pool:
-        list(pool.map(write, range(32)))
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write, args=(number,)) for number in range(32)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 32
     assert len(load_records(tmp_path)) == 32 * 8
     assert not list(tmp_path.glob(".*"))
+
+
+def test_others_may_read_a_record_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = write_record(tmp_path, make_record())
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("value", [np.float32(1), np.int64(1), np.bool_(True), [1], b"x"])
+def test_a_metric_that_json_lacks_is_named(value: Any) -> None:
+    with pytest.raises(TypeError, match="metric 'accuracy' must be a number, string, bool or None"):
+        make_record(metrics={"accuracy": value})
+
+
+def test_steps_counted_by_numpy_become_integers(tmp_path: Path) -> None:
+    curve = {"step": list(np.arange(2)), "value": list(np.ones(2, dtype=np.float32))}
+    read = read_record(write_record(tmp_path, make_record(curves={"loss": curve})))
+    assert read.curves["loss"] == {"step": [0, 1], "value": [1.0, 1.0]}
+
+
+def test_a_text_that_has_no_utf8_survives_both_files(tmp_path: Path) -> None:
+    record = make_record(error={"message": os.fsdecode(b"no such file: \xff")}, status="failed")
+    path = write_record(tmp_path, record)
+    path.read_bytes().decode("ascii")
+    assert read_record(path) == record
+    compact([record], tmp_path / "tiny.parquet")
+    assert load_records(tmp_path / "tiny.parquet") == [record]
+
+
+def test_names_that_look_like_columns_survive_the_parquet_file(tmp_path: Path) -> None:
+    metrics = {"x": 1, "x.json": 0.5, "x.json.json": None, ".json": "a", "": 2, "metric.x": True}
+    curve = {"step": [0], "value": [1.0]}
+    record = make_record(metrics=metrics, curves={"a": curve, "a.step": curve, "a.value": curve})
+    compact([record], tmp_path / "tiny.parquet")
+    (read,) = load_records(tmp_path / "tiny.parquet")
+    assert asdict(read) == asdict(record)
+
+
+def test_only_unfinished_files_are_removed(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record())
+    (tmp_path / f".{path.name}.0a.unfinished").write_bytes(b"half")
+    (tmp_path / ".hidden").write_bytes(b"")
+    remove_unfinished(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([".hidden", path.name])
 
 
 def test_writers_of_one_file_leave_one_whole_version(tmp_path: Path) -> None:

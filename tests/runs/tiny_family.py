@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class TinySource:
     seed: int
     num_steps: int = 5
     fails: bool = False
+    gives_a_tensor: bool = field(default=False, metadata={"omit_default": True})
 
     family: ClassVar[str] = "tiny"
     kind: ClassVar[str] = "source"
@@ -38,8 +40,9 @@ class TinySource:
         if self.fails:
             raise ValueError("the source diverged <b>badly</b>")
         model = _train(self.seed, self.num_steps, None)
+        loss: Any = torch.tensor(0.5) if self.gives_a_tensor else 0.5
         return RunResult(
-            {"loss": 0.5, "count": 3, "name": "a", "flag": True, "missing": None},
+            {"loss": loss, "count": 3, "name": "a", "flag": True, "missing": None},
             {"loss": {"step": [0, 1], "value": [1, 0.25]}},
             artifact=model.state_dict(),
         )
@@ -63,6 +66,11 @@ class TinyTarget:
     def cost(self) -> float:
         return 1.0
 
+    def __reduce__(self) -> Any:
+        if self.ending == "cannot_be_unpacked":
+            return (__import__, ("no_such_module",))
+        return super().__reduce__()
+
     def execute(self, context: RunContext) -> RunResult:
         weights = context.artifact(self.source)
         if self.ending == "raises":
@@ -72,6 +80,14 @@ class TinyTarget:
         if self.ending == "gives_nan":
             curve = {"loss": {"step": [0, 1], "value": [1.0, float("inf")]}}
             return RunResult({"loss": float("nan"), "score": 1.0}, curve)
+        if self.ending == "gives_a_tensor":
+            return RunResult({"loss": torch.tensor(1.0)}, {})
+        if self.ending == "exits":
+            raise SystemExit(3)
+        if self.ending == "disk_is_full":
+            if context.load_checkpoint() is None:
+                context.save_checkpoint({"step": 1})
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         model = _train(self.source.seed, 3, weights)
         return RunResult({"loss": 0.1}, {}, weights=model.state_dict())
 

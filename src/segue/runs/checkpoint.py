@@ -18,6 +18,7 @@ from segue.runs.records import write_atomically
 __all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
 
 _KEY = "segue.state"
+_COMPLEX = "complex128"
 
 
 class CheckpointError(ValueError):
@@ -67,10 +68,7 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Tensor):
-        name = f"{len(tensors):06d}"
-        # A copy of its own: safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"tensor": name}
+        return _pack_tensor(value, tensors, where)
     if isinstance(value, int):
         return value
     if isinstance(value, float):
@@ -89,12 +87,26 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     )
 
 
+def _pack_tensor(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, str]:
+    if value.layout != torch.strided or value.is_quantized:
+        raise TypeError(f"{where} must be a dense tensor, got {value.dtype} with {value.layout}")
+    value = value.detach().cpu().resolve_conj().resolve_neg()
+    name, kind = f"{len(tensors):06d}", "tensor"
+    if value.dtype == torch.complex128:  # the one dtype that safetensors lacks
+        value, kind = torch.view_as_real(value), _COMPLEX
+    # A copy of its own: safetensors refuses tensors that share memory.
+    tensors[name] = value.clone(memory_format=torch.contiguous_format)
+    return {kind: name}
+
+
 def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(tree, dict):
         return tree
     ((kind, content),) = tree.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == _COMPLEX:
+        return torch.view_as_complex(tensors[content])
     if kind == "float":
         return float(content)
     if kind == "dict":

@@ -72,6 +72,8 @@ class RunContext:
         data_root: Data folder, or None.
         checkpoint_seconds: Least time between two checkpoints.
         report: Called with the number of steps done and their total.
+        num_resumes: How often this run was cut off and went on.
+        checkpoint_steps: Also ask for a checkpoint every so many steps; None for time alone.
     """
 
     config: RunConfig
@@ -80,6 +82,7 @@ class RunContext:
     checkpoint_seconds: float = 20.0
     report: Callable[[int, int], None] = lambda step, total: None
     num_resumes: int = 0
+    checkpoint_steps: int | None = None
     _elapsed: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _saved: float = field(default_factory=time.monotonic)
@@ -109,7 +112,9 @@ class RunContext:
         return saved["state"]
 
     def should_checkpoint(self, step: int) -> bool:
-        """Whether it is time for a checkpoint."""
+        """Whether it is time for a checkpoint, ``step`` steps being done."""
+        if self.checkpoint_steps and step % self.checkpoint_steps == 0:
+            return True
         return time.monotonic() - self._saved >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from segue.checks import check_count
 from segue.runs.context import RunContext, RunResult, Store
 from segue.runs.grid import RunConfig, expand, run_id
 from segue.runs.progress import Progress
-from segue.runs.records import load_records, write_atomically, write_record
-from segue.runs.worker import Job, failed_record, start_worker, work
+from segue.runs.records import (
+    load_records,
+    read_record,
+    remove_unfinished,
+    write_atomically,
+    write_record,
+)
+from segue.runs.worker import Job, failed_record, start_worker, work, work_packed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["RunContext", "RunResult", "Summary", "execute"]
 
 _POLL_SECONDS = 0.5
+_NO_WORKERS = (
+    "the worker processes could not start or were all ended while idle; what was done is kept. "
+    'A script that calls execute needs `if __name__ == "__main__":` around the call'
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ def execute(
     results: Path | None = None,
     console: Console | None = None,
     checkpoint_seconds: float = 20.0,
+    checkpoint_steps: int | None = None,
     command: str | None = None,
     retry_failed: bool = False,
 ) -> Summary:
@@ -70,16 +83,18 @@ def execute(
         configs: The runs.
         out: Folder for records, artifacts and checkpoints.
         num_workers: Worker processes, one torch thread each; one per core by default, 0 for this
-            process.
+            process, with one torch thread as well, so that the results are the same.
         data_root: Data folder, handed to the runs.
-        results: Parquet file of records whose runs need not be done again.
+        results: Parquet file of records whose runs need not be done again; it need not exist yet.
         console: Shows progress there.
         checkpoint_seconds: Least time between two checkpoints of a run.
+        checkpoint_steps: Also write one every so many steps; None for time alone.
         command: Command line, for the records.
         retry_failed: Run again what has failed before.
 
     Raises:
         OSError: If ``out`` cannot be written, or another process executes a grid in it.
+        RuntimeError: If the worker processes cannot start.
     """
     started = time.monotonic()
     workers = os.cpu_count() or 1 if num_workers is None else num_workers
@@ -95,8 +110,9 @@ def execute(
         ) from None
     with lock:
         grid = list(configs)
+        _tidy(grid, store)
         pending = _pending(grid, store, results, retry_failed)
-        job = Job(store, data_root, checkpoint_seconds, command)
+        job = Job(store, data_root, checkpoint_seconds, command, checkpoint_steps)
         num_due = len({run_id(config) for config in grid} & {run_id(c) for c in pending})
         progress = Progress(
             pending,
@@ -130,8 +146,10 @@ def _pending(
         identity = run_id(config)
         failed = status.get(identity) == "failed" and not retry_failed
         if identity in needed:
-            # A record alone is no use to a run that starts from the artifact.
-            due = not failed and not store.artifact(config).exists()
+            # A record alone is no use to a run that starts from the artifact; an artifact alone is
+            # what a run leaves that was cut off just before its record.
+            whole = status.get(identity) == "completed" and store.artifact(config).exists()
+            due = not failed and not whole
         else:
             done = failed or status.get(identity) == "completed"
             due = identity in asked_for and not done
@@ -141,13 +159,35 @@ def _pending(
     return pending[::-1]
 
 
+def _tidy(grid: Sequence[RunConfig], store: Store) -> None:
+    """Remove what a killed execution left beside its records: half a file, a spent checkpoint."""
+    for config in expand(grid):
+        checkpoint = store.checkpoint(config)
+        record = store.records(config) / f"{run_id(config)}.json"
+        if checkpoint.exists() and record.exists() and read_record(record).status == "completed":
+            checkpoint.unlink()
+    for folder in {store.records(c).parent for c in expand(grid)}:
+        for kind in folder.glob("*/"):
+            remove_unfinished(kind)
+
+
 def _execute_here(pending: Sequence[RunConfig], job: Job, progress: Progress) -> None:
-    for config in pending:
-        missing = _missing(config, job.store)
-        if missing:
-            _fail(config, job, missing, progress)
-            continue
-        progress.finished(run_id(config), work(config, job))
+    def report(identity: str, share: float) -> None:
+        progress.moved(identity, share)
+        progress.refresh()
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for config in pending:
+            missing = _missing(config, job.store)
+            if missing:
+                _fail(config, job, missing, progress)
+                continue
+            progress.started(run_id(config))
+            progress.finished(run_id(config), work(config, job, report))
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _execute_in_pool(
@@ -176,7 +216,8 @@ def _execute_in_pool(
                 if missing:
                     _fail(config, job, missing, progress)
                     continue
-                running[pool.schedule(work, args=(config, job))] = config
+                progress.started(run_id(config))
+                running[pool.schedule(work_packed, args=(pickle.dumps(config), job))] = config
             done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             _read(messages, progress)
             for future in done:
@@ -186,12 +227,17 @@ def _execute_in_pool(
                     progress.finished(run_id(config), future.result())
                 elif isinstance(error, ProcessExpired):
                     _fail(config, job, _death(error.exitcode), progress)
-                else:
+                elif isinstance(error, BrokenExecutor):
+                    raise RuntimeError(_NO_WORKERS) from error
+                elif isinstance(error, OSError):
                     raise error  # the record itself could not be written
+                else:
+                    _fail(config, job, error, progress)
         pool.close()  # type: ignore[no-untyped-call]
+    except BaseException:
+        pool.stop()  # type: ignore[no-untyped-call]
+        raise
     finally:
-        if waiting or running:
-            pool.stop()  # type: ignore[no-untyped-call]
         pool.join()
 
 

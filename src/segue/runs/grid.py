@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from segue.checks import unknown_name
@@ -63,7 +64,7 @@ def config_from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     Raises:
         ValueError: If a key is unknown (names the nearest field) or missing.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
@@ -83,13 +84,14 @@ def config_from_dict(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 def run_id(config: RunConfig) -> str:
     """Return the id of a run: a hash of its family, kind and resolved configuration.
 
-    A field with metadata ``omit_default`` is left out while it has its default value, so that a
-    field added in a later version reruns nothing.
+    Equal configurations have equal ids: an integer in a field of floats counts as a float. A field
+    with metadata ``omit_default`` is left out while it has its default value, so that a field added
+    in a later version reruns nothing.
     """
     content = {
         "family": config.family,
         "kind": config.kind,
-        "config": _identity(config),
+        "config": _identity(config, type(config)),
     }
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
@@ -118,16 +120,41 @@ def canonical_json(value: Any) -> str:
     )
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = _hints(type(value))
         return {
-            field.name: _identity(getattr(value, field.name))
+            field.name: _identity(getattr(value, field.name), hints[field.name])
             for field in dataclasses.fields(value)
             if not (field.metadata.get("omit_default") and _has_default(field, value))
         }
     if isinstance(value, tuple):
-        return [_identity(item) for item in value]
-    return _plain(value, "config")
+        return [_identity(item, each) for item, each in _items(hint, value)]
+    return _plain(_typed(hint, value), "config")
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _items(hint: Any, values: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Pair the items of a tuple with their types."""
+    hint = _without_none(hint)
+    types_ = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    if len(types_) == 2 and types_[1] is ...:
+        types_ = types_[:1] * len(values)
+    if len(types_) != len(values):
+        types_ = (Any,) * len(values)
+    return list(zip(values, types_, strict=True))
+
+
+def _without_none(hint: Any) -> Any:
+    """``T`` of ``T | None``; any other type as it is."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return options[0] if len(options) == 1 else hint
+    return hint
 
 
 def _has_default(field: dataclasses.Field[Any], config: Any) -> bool:
@@ -156,14 +183,11 @@ def _plain(value: Any, name: str) -> Any:
 
 def _typed(hint: Any, value: Any) -> Any:
     """Give a JSON value the type of the field it came from."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _typed(options[0], value) if len(options) == 1 else value
+    hint = _without_none(hint)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
         return config_from_dict(typing.cast(type[Any], hint), value)
     if isinstance(value, list):
-        items = [item for item in typing.get_args(hint) if item is not ...]
-        return tuple(_typed(items[0] if items else Any, item) for item in value)
+        return tuple(_typed(each, item) for item, each in _items(hint, value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

@@ -29,10 +29,11 @@ class Progress:
         self, pending: Sequence[RunConfig], *, num_skipped: int, console: Console | None
     ) -> None:
         self._cost = {run_id(config): config.cost() for config in pending}
-        self._total = sum(self._cost.values())
         self._share: dict[str, float] = {}
         self._offset: dict[str, float] = {}
-        self._done_cost = 0.0
+        self._running: set[str] = set()
+        self._left = dict(self._cost)  # of the runs that have no record yet
+        self._measured = 0.0
         self._num_runs = len(pending)
         self._console = console
         self._live: Any = None
@@ -60,20 +61,29 @@ class Progress:
         if self._console is not None:
             self._console.print(self.text(), markup=False, highlight=False)
 
+    def started(self, identity: str) -> None:
+        """A run has begun, or resumed."""
+        self._running.add(identity)
+
     def moved(self, identity: str, share: float) -> None:
         """A run has done ``share`` of its steps."""
+        if identity not in self._left:
+            return  # a message that was overtaken by the end of its run
         # What a resumed run had done before does not count as speed.
         self._offset.setdefault(identity, share)
         self._share[identity] = share
 
     def finished(self, identity: str, status: str) -> None:
         """A run has a record."""
+        cost = self._left.pop(identity)
+        share, offset = self._share.pop(identity, 0.0), self._offset.pop(identity, 0.0)
         if status == "completed":
             self.num_completed += 1
+            share = 1.0
         else:
-            self.num_failed += 1
-        self._share.pop(identity, None)
-        self._done_cost += self._cost[identity]
+            self.num_failed += 1  # counts for no more than it did: a quick failure is no speed
+        self._measured += cost * (share - offset)
+        self._running.discard(identity)
         self.refresh()
 
     def refresh(self) -> None:
@@ -90,7 +100,7 @@ class Progress:
     def text(self) -> str:
         """One line: counts and the time left."""
         num_done = self.num_completed + self.num_failed
-        parts = [f"{num_done}/{self._num_runs} runs", f"{len(self._share)} running"]
+        parts = [f"{num_done}/{self._num_runs} runs", f"{len(self._running)} running"]
         if self.num_failed:
             parts.append(f"{self.num_failed} failed")
         if self.num_skipped:
@@ -104,11 +114,11 @@ class Progress:
         """Remaining cost at the measured speed; None before there is one."""
         under_way = sum(self._cost[i] * share for i, share in self._share.items())
         before = sum(self._cost[i] * self._offset[i] for i in self._share)
-        measured = self._done_cost + under_way - before
+        measured = self._measured + under_way - before
         elapsed = time.monotonic() - self._started
         if measured <= 0.0 or elapsed <= 0.0:
             return None
-        return max(0.0, (self._total - self._done_cost - under_way) * elapsed / measured)
+        return max(0.0, (sum(self._left.values()) - under_way) * elapsed / measured)
 
 
 def _duration(seconds: float) -> str:

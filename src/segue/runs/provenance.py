@@ -46,17 +46,18 @@ def _versions() -> dict[str, str]:
 
 def _git(*arguments: str) -> str | None:
     """What git says of the source tree Segue runs from; None for an installed package."""
-    folder = Path(__file__).resolve().parent
+    file = Path(__file__).resolve()
+    git = ["git", "-C", str(file.parent)]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
+        # A package in a virtual environment may well lie inside somebody else's repository.
+        _output([*git, "ls-files", "--error-unmatch", file.name])
+        return _output([*git, *arguments])
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.strip()
 
 

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import operator
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +19,24 @@ __all__ = [
     "compact",
     "load_records",
     "read_record",
+    "remove_unfinished",
     "write_atomically",
     "write_record",
 ]
 
 SCHEMA = 1
 _JSON_COLUMNS = ("config", "error", "artifacts", "provenance", "timing")
-_METRIC, _CURVE = "metric.", "curve."
+_METRIC, _CURVE, _AS_JSON = "metric.", "curve.", ".json"
+_UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
 class Record:
     """What a run was, and what came out.
+
+    Raises:
+        TypeError: If a metric or a step of a curve is of a type that JSON does not have, such as a
+            NumPy scalar or a tensor; names it.
 
     Attributes:
         run_id: Hash of family, kind and configuration.
@@ -64,10 +71,12 @@ class Record:
     def __post_init__(self) -> None:
         # Strict JSON has no NaN: such values become None, and are named.
         named = list(self.non_finite)
-        metrics = {name: _finite(value, name, named) for name, value in self.metrics.items()}
+        metrics = {
+            name: _finite(_plain(value, name), name, named) for name, value in self.metrics.items()
+        }
         curves = {
             name: {
-                "step": list(curve["step"]),
+                "step": [operator.index(step) for step in curve["step"]],
                 "value": [_finite(_number(value), name, named) for value in curve["value"]],
             }
             for name, curve in self.curves.items()
@@ -79,9 +88,10 @@ class Record:
 
 def write_record(folder: Path, record: Record) -> Path:
     """Write ``folder/<run id>.json``, whole or not at all."""
-    text = json.dumps(dataclasses.asdict(record), allow_nan=False, ensure_ascii=False, indent=1)
+    # ASCII, because a traceback may hold a file name that has no UTF-8.
+    text = json.dumps(dataclasses.asdict(record), allow_nan=False, indent=1)
     path = folder / f"{record.run_id}.json"
-    write_atomically(path, text.encode("utf-8", "surrogatepass"))
+    write_atomically(path, text.encode("ascii"))
     return path
 
 
@@ -158,11 +168,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written (full disk, no permission); what stood there before is kept.
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        beside = path.parent / f".{path.name}.{secrets.token_hex(8)}{_UNFINISHED}"
+        # "x" leaves the permissions to the umask, where mkstemp would lock out a shared folder.
+        with beside.open("xb") as file:
+            temporary = beside
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -180,6 +192,12 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed left in ``folder``; none may be at work in it."""
+    for file in folder.glob(f".*{_UNFINISHED}"):
+        file.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     # Without this the rename itself may be lost when the machine, not the process, goes down.
     with contextlib.suppress(OSError):
@@ -192,6 +210,14 @@ def _sync_folder(folder: Path) -> None:
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _plain(value: Any, name: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"metric {name!r} must be a number, string, bool or None, got {type(value).__name__}"
+    )
 
 
 def _finite(value: Any, name: str, named: list[str]) -> Any:
@@ -241,8 +267,10 @@ def _read_parquet(path: Path) -> list[Record]:
 
 
 def _metric(row: Mapping[str, Any], name: str) -> Any:
-    text = row.get(f"{_METRIC}{name}.json")
-    return json.loads(text) if text is not None else row.get(f"{_METRIC}{name}")
+    text = row.get(f"{_METRIC}{name}{_AS_JSON}")
+    if text is not None:
+        return json.loads(text)
+    return None if name.endswith(_AS_JSON) else row.get(f"{_METRIC}{name}")
 
 
 def _metric_columns(records: Sequence[Record], pl: Any) -> list[Any]:
@@ -255,14 +283,17 @@ def _metric_columns(records: Sequence[Record], pl: Any) -> list[Any]:
     series = [pl.Series("order", order, dtype=pl.String)]
     for name in names:
         values = [record.metrics.get(name) for record in records]
-        floats = [value if isinstance(value, float) else None for value in values]
+        # A name that ends like a JSON column has no float column, which could be another's.
+        types = () if name.endswith(_AS_JSON) else (float,)
+        floats = [value if isinstance(value, types) else None for value in values]
         others = [
-            None if value is None or isinstance(value, float) else json.dumps(value)
+            None if value is None or isinstance(value, types) else json.dumps(value)
             for value in values
         ]
-        series.append(pl.Series(f"{_METRIC}{name}", floats, dtype=pl.Float64))
+        if types:
+            series.append(pl.Series(f"{_METRIC}{name}", floats, dtype=pl.Float64))
         if any(other is not None for other in others):
-            series.append(pl.Series(f"{_METRIC}{name}.json", others, dtype=pl.String))
+            series.append(pl.Series(f"{_METRIC}{name}{_AS_JSON}", others, dtype=pl.String))
     return series
 
 
