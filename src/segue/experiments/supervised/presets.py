@@ -131,7 +131,7 @@ _PAPER = replace(
 )
 BUDGETS = {"short": SHORT, "long": LONG}
 
-LEARNING_RATES = (0.02, 0.08)
+LEARNING_RATES = (0.005, 0.02, 0.08)
 COMPARED = (
     "hard_switch",
     "smoothing",
@@ -208,9 +208,10 @@ _SMOOTHING = ("smoothing", "fresh_head_smoothing")
 def chosen_rates(records: Sequence[Record], setting: Setting) -> dict[tuple[str, str], float]:
     """Return the learning rate chosen on the tuning seeds, by shift and method.
 
-    Without tuning records (as in a dry run) it is the first of the rates tried.
+    Without tuning records (as in a dry run) it is the middle one of the rates tried.
     """
-    rates = {(shift, method): LEARNING_RATES[0] for shift in SHIFTS for method in COMPARED}
+    middle = LEARNING_RATES[len(LEARNING_RATES) // 2]
+    rates = {(shift, method): middle for shift in SHIFTS for method in COMPARED}
     tuned = _tuned(records, setting)
     choices = choose_settings(tuned, settings=_TUNED, group_by=_CHOSEN_BY) if tuned else []
     for choice in choices:
