@@ -300,3 +300,20 @@ def test_a_message_overtaken_by_the_end_of_its_run_changes_nothing() -> None:
     progress.finished(run_id(SOURCE), "completed")
     progress.moved(run_id(SOURCE), 0.9)
     assert progress.text().startswith("1/2 runs, 0 running")
+
+
+def test_runs_are_not_added_to_records_that_started_from_other_weights(tmp_path: Path) -> None:
+    execute(targets("a"), tmp_path / "first", num_workers=0)
+    records = [
+        replace(record, artifacts={"artifact": {"file": "", "sha256": "0" * 64}})
+        if record.kind == "source"
+        else record
+        for record in load_records(tmp_path / "first")
+    ]
+    results = tmp_path / "tiny.parquet"
+    compact(records, results)
+    summary = execute(targets("a", "b"), tmp_path / "second", num_workers=0, results=results)
+    assert (summary.num_completed, summary.num_failed, summary.num_skipped) == (1, 1, 1)
+    error = by_id(tmp_path / "second")[run_id(targets("b")[0])].error
+    assert error is not None
+    assert "gave other weights than those behind the records in results" in error["message"]

@@ -8,7 +8,7 @@ import pickle
 import queue
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from segue.runs.context import RunContext, RunResult, Store
 from segue.runs.grid import RunConfig, expand, run_id
 from segue.runs.progress import Progress
 from segue.runs.records import (
+    Record,
     load_records,
     read_record,
     remove_unfinished,
@@ -53,7 +54,7 @@ class Summary:
 
 
 class RequirementFailedError(RuntimeError):
-    """A run could not start, because a run that it requires has failed."""
+    """A run could not start: a run that it requires has failed or came out otherwise."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -111,8 +112,14 @@ def execute(
     with lock:
         grid = list(configs)
         _tidy(grid, store)
-        pending = _pending(grid, store, results, retry_failed)
+        kept = load_records(results) if results is not None and results.exists() else []
+        pending = _pending(grid, store, kept, retry_failed)
         job = Job(store, data_root, checkpoint_seconds, command, checkpoint_steps)
+        expected = {
+            record.run_id: record.artifacts["artifact"]["sha256"]
+            for record in kept
+            if "artifact" in record.artifacts
+        }
         num_due = len({run_id(config) for config in grid} & {run_id(c) for c in pending})
         progress = Progress(
             pending,
@@ -121,9 +128,10 @@ def execute(
         )
         with progress:
             if workers == 0:
-                _execute_here(pending, job, progress)
+                _execute_here(pending, job, progress, expected)
             else:
-                _execute_in_pool(pending, job, progress, min(workers, max(1, len(pending))))
+                num_processes = min(workers, max(1, len(pending)))
+                _execute_in_pool(pending, job, progress, expected, num_processes)
     return Summary(
         progress.num_completed,
         progress.num_failed,
@@ -133,13 +141,13 @@ def execute(
 
 
 def _pending(
-    configs: Sequence[RunConfig], store: Store, results: Path | None, retry_failed: bool
+    configs: Sequence[RunConfig], store: Store, kept: Sequence[Record], retry_failed: bool
 ) -> list[RunConfig]:
     """Return what is to be executed, requirements first."""
     wanted, asked_for = expand(configs), {run_id(config) for config in configs}
-    places = [results] if results is not None and results.exists() else []
-    places += sorted({store.records(c) for c in wanted if store.records(c).exists()})
-    status = {record.run_id: record.status for record in load_records(places)}
+    places = sorted({store.records(c) for c in wanted if store.records(c).exists()})
+    # A record in the folder wins over a kept one.
+    status = {record.run_id: record.status for record in (*kept, *load_records(places))}
     needed: set[str] = set()
     pending: list[RunConfig] = []
     for config in reversed(wanted):  # dependants before what they require
@@ -171,7 +179,9 @@ def _tidy(grid: Sequence[RunConfig], store: Store) -> None:
             remove_unfinished(kind)
 
 
-def _execute_here(pending: Sequence[RunConfig], job: Job, progress: Progress) -> None:
+def _execute_here(
+    pending: Sequence[RunConfig], job: Job, progress: Progress, expected: Mapping[str, str]
+) -> None:
     def report(identity: str, share: float) -> None:
         progress.moved(identity, share)
         progress.refresh()
@@ -180,9 +190,9 @@ def _execute_here(pending: Sequence[RunConfig], job: Job, progress: Progress) ->
     torch.set_num_threads(1)
     try:
         for config in pending:
-            missing = _missing(config, job.store)
-            if missing:
-                _fail(config, job, missing, progress)
+            unmet = _unmet(config, job.store, expected)
+            if unmet:
+                _fail(config, job, unmet, progress)
                 continue
             progress.started(run_id(config))
             progress.finished(run_id(config), work(config, job, report))
@@ -191,7 +201,11 @@ def _execute_here(pending: Sequence[RunConfig], job: Job, progress: Progress) ->
 
 
 def _execute_in_pool(
-    pending: Sequence[RunConfig], job: Job, progress: Progress, num_workers: int
+    pending: Sequence[RunConfig],
+    job: Job,
+    progress: Progress,
+    expected: Mapping[str, str],
+    num_workers: int,
 ) -> None:
     # Pebble, because a worker that is killed ends its own run only, not the pool.
     from pebble import ProcessExpired, ProcessPool
@@ -212,9 +226,9 @@ def _execute_in_pool(
                 if any(run_id(required) in open_ids for required in config.requires()):
                     continue
                 waiting.remove(config)
-                missing = _missing(config, job.store)
-                if missing:
-                    _fail(config, job, missing, progress)
+                unmet = _unmet(config, job.store, expected)
+                if unmet:
+                    _fail(config, job, unmet, progress)
                     continue
                 progress.started(run_id(config))
                 running[pool.schedule(work_packed, args=(pickle.dumps(config), job))] = config
@@ -248,11 +262,22 @@ def _death(exit_code: int | None) -> WorkerDiedError:
     return WorkerDiedError(f"the worker process ended before the run did ({reason})")
 
 
-def _missing(config: RunConfig, store: Store) -> RequirementFailedError | None:
+def _unmet(
+    config: RunConfig, store: Store, expected: Mapping[str, str]
+) -> RequirementFailedError | None:
+    """Say why a run cannot start: what it requires has failed, or came out otherwise than before."""
     for required in config.requires():
+        name = f"the {required.kind} run {run_id(required)} that it starts from"
         if not store.artifact(required).exists():
+            return RequirementFailedError(f"{name} has failed")
+        before = expected.get(run_id(required))
+        record = read_record(store.records(required) / f"{run_id(required)}.json")
+        now = record.artifacts["artifact"]["sha256"]
+        if before is not None and now != before:
             return RequirementFailedError(
-                f"the {required.kind} run {run_id(required)} that it starts from has failed"
+                f"{name} gave other weights than those behind the records in results (SHA-256 "
+                f"{now[:12]}, not {before[:12]}), so the two could not be paired; make all runs anew "
+                "without results, or go on with the type of processor that made them"
             )
     return None
 
