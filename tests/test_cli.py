@@ -123,7 +123,7 @@ def test_a_dry_run_counts_and_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny(tmp_path, "--dry-run")
-    assert "first: 3 runs" in capsys.readouterr().out
+    assert "first: 3 runs, 1,408 gradient examples" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

@@ -264,13 +264,27 @@ def _existing(*paths: Path | None) -> list[Path]:
 
 
 def _dry_run(preset: Preset, console: Console) -> None:
-    from segue.runs.grid import expand
+    """Print what would be run, and how long it would take here."""
+    from segue.runs.grid import expand, run_id
 
     console.print(preset.description, markup=False)
+    num_cores, hours = os.cpu_count() or 1, 0.0
+    known: set[str] = set()
     for phase in preset.phases:
-        configs = expand(phase.configs([]))
+        configs = [c for c in expand(phase.configs([])) if run_id(c) not in known]
+        known.update(run_id(config) for config in configs)
         cost = sum(config.cost() for config in configs)
-        console.print(f"{phase.name}: {len(configs)} runs, {cost:,.0f} gradient examples")
+        line = f"{phase.name}: {len(configs)} runs, {cost:,.0f} gradient examples"
+        if preset.seconds_per_cost is not None:
+            seconds = sum(config.cost() * preset.seconds_per_cost(config) for config in configs)
+            hours += seconds / 3600 / num_cores
+            line += f", about {seconds / 3600 / num_cores:.1f} h"
+        console.print(line)
+    if preset.seconds_per_cost is not None:
+        console.print(
+            f"about {hours:.1f} h in all on {num_cores} cores, measured here with one thread a run; "
+            "evaluation comes on top"
+        )
 
 
 def _show(records: Sequence[Record], page: Path, console: Console) -> None:

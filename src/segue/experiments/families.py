@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from segue.checks import unknown_name
 from segue.runs.grid import RunConfig
@@ -36,11 +37,13 @@ class Preset:
         phases: The grids, in order.
         check_data: Raises an OSError or ValueError if a data folder is not what the runs need; None
             if they need none.
+        seconds_per_cost: Measures, on this machine, how long a unit of a run's cost takes one core.
     """
 
     description: str
     phases: tuple[Phase, ...]
     check_data: Callable[[str], object] | None = None
+    seconds_per_cost: Callable[[Any], float] | None = None
 
 
 FAMILIES: Mapping[str, str] = {"supervised": "segue.experiments.supervised.presets"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,9 @@ from segue.analysis.selection import choose_baseline, choose_settings
 from segue.experiments.families import Phase, Preset
 from segue.experiments.supervised.config import AdaptationConfig, OptimizerConfig, SourceConfig
 from segue.experiments.supervised.data import find_cifar10
+from segue.experiments.supervised.loop import seconds_per_example
 from segue.experiments.supervised.methods import MethodConfig, make_method
-from segue.experiments.supervised.models import ResNetConfig, resnet18
+from segue.experiments.supervised.models import ResNetConfig, build_model, resnet18
 from segue.experiments.supervised.shifts import SHIFTS, ShiftConfig
 from segue.runs.grid import RunConfig
 from segue.runs.records import Record
@@ -178,28 +180,43 @@ def _tuning(setting: Setting, shifts: Iterable[str] = tuple(SHIFTS)) -> Grid:
     return configs
 
 
-def _verdicts(setting: Setting, shifts: Iterable[str] = tuple(SHIFTS)) -> Grid:
-    """Hard switch, smoothing and the best baseline at their chosen rates, on fresh seeds.
-
-    Every other method follows at its chosen rate on the first six of them.
-    """
+def _verdicts(
+    setting: Setting, shifts: Iterable[str] = tuple(SHIFTS), *, tuned_at: Setting | None = None
+) -> Grid:
+    """Hard switch, smoothing and the best baseline at their chosen rates, on all fresh seeds."""
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
-        rates = chosen_rates(records, setting)
-        best = best_baselines(records, setting)
-        primary: list[RunConfig] = []
-        others: list[RunConfig] = []
-        for seed in FRESH_SEEDS:
-            for shift in shifts:
-                for method in COMPARED:
-                    config = setting.adaptation(shift, method, seed, rates[shift, method])
-                    if method in ("hard_switch", *_SMOOTHING, best.get(shift)):
-                        primary.append(config)
-                    elif seed in FRESH_SEEDS[:6]:
-                        others.append(config)
-        return primary + others
+        tuned = tuned_at or setting
+        rates, best = chosen_rates(records, tuned), best_baselines(records, tuned)
+        return [
+            setting.adaptation(shift, method, seed, rates[shift, method])
+            for seed in FRESH_SEEDS
+            for shift in shifts
+            for method in _primary_methods(best.get(shift))
+        ]
 
     return configs
+
+
+def _other_methods(setting: Setting) -> Grid:
+    """Every method that has no verdict, at its chosen rate, on six fresh seeds."""
+
+    def configs(records: Sequence[Record]) -> list[RunConfig]:
+        rates, best = chosen_rates(records, setting), best_baselines(records, setting)
+        return [
+            setting.adaptation(shift, method, seed, rates[shift, method])
+            for seed in FRESH_SEEDS[:6]
+            for shift in SHIFTS
+            for method in COMPARED
+            if method not in _primary_methods(best.get(shift))
+        ]
+
+    return configs
+
+
+def _primary_methods(best_baseline: str | None) -> list[str]:
+    methods = ["hard_switch", *_SMOOTHING, best_baseline]
+    return [method for method in methods if method is not None]
 
 
 _SMOOTHING = ("smoothing", "fresh_head_smoothing")
@@ -272,7 +289,7 @@ def _ablation(vary: Callable[[AdaptationConfig], Iterable[AdaptationConfig]]) ->
     """Smoothing and the hard switch on two shifts, at the chosen rates, with one thing varied."""
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
-        rates = chosen_rates(records, LONG)
+        rates = chosen_rates(records, SHORT)
         return [
             varied
             for seed in _ABLATION_SEEDS
@@ -333,19 +350,31 @@ def _vary_target_examples(config: AdaptationConfig) -> Iterable[AdaptationConfig
         yield replace(config, num_target_examples=number)
 
 
-def _standard(setting: Setting) -> tuple[Phase, ...]:
-    return (
-        Phase("tuning", _tuning(setting)),
-        Phase("verdicts", _verdicts(setting)),
-        Phase("equal compute", _equal_compute(setting)),
-    )
+_SHORT_PHASES = (
+    Phase("tuning", _tuning(SHORT)),
+    Phase("verdicts", _verdicts(SHORT)),
+    Phase("equal compute", _equal_compute(SHORT)),
+)
+# Tuning anew at the long budget would take longer than all the rest: its rates are the short one's.
+_LONG_VERDICTS = Phase("verdicts, long", _verdicts(LONG, tuned_at=SHORT))
 
 
 def _ablation_preset(
     what: str, vary: Callable[[AdaptationConfig], Iterable[AdaptationConfig]]
 ) -> Preset:
-    phases = (Phase("tuning", _tuning(LONG, _ABLATED_SHIFTS)), Phase(what, _ablation(vary)))
-    return Preset(f"{what}, on {' and '.join(_ABLATED_SHIFTS)}", phases, find_cifar10)
+    phases = (Phase("tuning", _tuning(SHORT, _ABLATED_SHIFTS)), Phase(what, _ablation(vary)))
+    description = f"{what}, on {' and '.join(_ABLATED_SHIFTS)}"
+    return Preset(description, phases, find_cifar10, _seconds_per_cost)
+
+
+def _seconds_per_cost(config: SourceConfig | AdaptationConfig) -> float:
+    source = config if isinstance(config, SourceConfig) else config.source
+    return _seconds_per_example(source.model, 8 if source.dataset == "digits" else 32)
+
+
+@functools.cache
+def _seconds_per_example(model: ResNetConfig, width: int) -> float:
+    return seconds_per_example(build_model(model, seed=0), (model.in_channels, width, width))
 
 
 _DEMO_METHODS = (
@@ -362,6 +391,7 @@ PRESETS: dict[str, Preset] = {
                 "demo", lambda records: _grid(_DIGITS, _THREE_SHIFTS, _DEMO_METHODS, range(7), 0.05)
             ),
         ),
+        seconds_per_cost=_seconds_per_cost,
     ),
     "quick": Preset(
         "CIFAR-10: three shifts, five methods, two seeds, short training; no verdicts",
@@ -378,21 +408,31 @@ PRESETS: dict[str, Preset] = {
             ),
         ),
         find_cifar10,
+        _seconds_per_cost,
     ),
     "short": Preset(
-        "CIFAR-10: nine shifts at 300 target steps and 1,000 target examples",
-        _standard(SHORT),
+        "CIFAR-10: nine shifts at 300 target steps and 1,000 target examples, ten seeds",
+        _SHORT_PHASES,
         find_cifar10,
+        _seconds_per_cost,
     ),
     "long": Preset(
-        "CIFAR-10: nine shifts at 1,200 target steps and 5,000 target examples",
-        _standard(LONG),
+        "CIFAR-10: nine shifts at 1,200 target steps and 5,000 target examples, ten seeds",
+        (_SHORT_PHASES[0], _LONG_VERDICTS),
         find_cifar10,
+        _seconds_per_cost,
     ),
     "standard": Preset(
-        "CIFAR-10: nine shifts at both budgets",
-        (*_standard(SHORT), *_standard(LONG)),
+        "CIFAR-10: nine shifts at both budgets, ten seeds",
+        (*_SHORT_PHASES, _LONG_VERDICTS),
         find_cifar10,
+        _seconds_per_cost,
+    ),
+    "other-methods": Preset(
+        "CIFAR-10: every other method at 300 target steps, six seeds",
+        (_SHORT_PHASES[0], Phase("other methods", _other_methods(SHORT))),
+        find_cifar10,
+        _seconds_per_cost,
     ),
     "paper": Preset(
         "ResNet-18 on CIFAR-10, long training: for a GPU",
@@ -401,6 +441,7 @@ PRESETS: dict[str, Preset] = {
             Phase("verdicts", _verdicts(_PAPER, _THREE_SHIFTS)),
         ),
         find_cifar10,
+        _seconds_per_cost,
     ),
     "ablate-k": _ablation_preset("number of smoothing steps", _vary_k),
     "ablate-schedule": _ablation_preset("shape of the schedule", _vary_schedule),
