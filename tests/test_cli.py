@@ -11,17 +11,17 @@ import pytest
 from segue import cli
 from segue.experiments.families import Phase, Preset
 from segue.experiments.supervised import presets
+from segue.experiments.supervised.grids import one_rate
+from segue.experiments.supervised.setting import DIGITS
 from segue.runs.records import compact, load_records
 
-TINY = replace(
-    presets._DIGITS, num_source_steps={"all": 20}, num_target_steps=8, num_smoothing_steps=4
-)
+TINY = replace(DIGITS, num_source_steps={"all": 20}, num_target_steps=8, num_smoothing_steps=4)
 
 
 @pytest.fixture(autouse=True)
 def _tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     def grid(names: tuple[str, ...], seeds: range):  # type: ignore[no-untyped-def]
-        return lambda records: presets._grid(TINY, ["label_permutation"], names, seeds, 0.05)
+        return lambda records: one_rate(TINY, ["label_permutation"], names, seeds, 0.05)
 
     both = ("hard_switch", "smoothing")
     monkeypatch.setitem(

@@ -3,16 +3,15 @@ from typing import Any
 import pytest
 
 from segue.experiments.families import load_preset, load_presets
-from segue.experiments.supervised.presets import (
+from segue.experiments.supervised.grids import (
     COMPARED,
     FRESH_SEEDS,
     LEARNING_RATES,
-    LONG,
-    PRESETS,
-    SHORT,
     TUNING_SEEDS,
     chosen_rates,
 )
+from segue.experiments.supervised.presets import PRESETS
+from segue.experiments.supervised.setting import LONG, SHORT
 from segue.experiments.supervised.shifts import SHIFTS
 from segue.runs.grid import config_from_dict, config_to_dict, expand, run_id
 from segue.runs.records import Record
