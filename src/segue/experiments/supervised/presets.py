@@ -17,6 +17,7 @@ from segue.experiments.supervised.grids import (
 )
 from segue.experiments.supervised.loop import seconds_per_example
 from segue.experiments.supervised.models import ResNetConfig, build_model
+from segue.experiments.supervised.sequence import SequenceConfig, sequence_grid
 from segue.experiments.supervised.setting import DIGITS, LONG, PAPER, QUICK, SHORT
 
 __all__ = ["PRESETS"]
@@ -37,7 +38,7 @@ def _ablation_preset(name: str) -> Preset:
     return Preset(description, phases, find_cifar10, _seconds_per_cost)
 
 
-def _seconds_per_cost(config: SourceConfig | AdaptationConfig) -> float:
+def _seconds_per_cost(config: SourceConfig | AdaptationConfig | SequenceConfig) -> float:
     source = config if isinstance(config, SourceConfig) else config.source
     return _seconds_per_example(source.model, 8 if source.dataset == "digits" else 32)
 
@@ -102,6 +103,27 @@ PRESETS: dict[str, Preset] = {
     "other-methods": Preset(
         "CIFAR-10: every other method at 300 target steps, six seeds",
         (_SHORT_PHASES[0], Phase("other methods", other_methods(SHORT))),
+        find_cifar10,
+        _seconds_per_cost,
+    ),
+    "sequence": Preset(
+        "CIFAR-10: three shifts in turn, each target the next source; ten seeds",
+        (
+            _SHORT_PHASES[0],
+            Phase(
+                "sequence",
+                sequence_grid(
+                    ("contrast", "gaussian_noise", "colour_inversion"),
+                    (
+                        "hard_switch",
+                        "smoothing",
+                        "constant_mix_throughout",
+                        "target_ramp",
+                        "lr_warmup",
+                    ),
+                ),
+            ),
+        ),
         find_cifar10,
         _seconds_per_cost,
     ),
