@@ -11,7 +11,7 @@ import pytest
 
 from segue.analysis.matching import lookup
 from segue.report.ablations import find_sweeps, safest_share
-from segue.report.claims import equal_compute, judge
+from segue.report.claims import equal_compute, judge, summarise
 from segue.report.study import build_study
 from segue.runs.records import Record
 
@@ -146,3 +146,21 @@ def test_broken_curves_and_text_metrics_are_left_out_and_do_not_raise(make_recor
     rows = judge(regime).by_method["smoothing"]
     assert rows[0].difference.num_pairs == 5
     assert any(bad.run_id in str(run) for run in rows[0].unusable)
+
+
+def test_one_word_for_all_shifts_must_hold_for_most_of_them(make_records: Make) -> None:
+    regime = build_study(make_records(shifts=("blur", "contrast"), ablations=False)).shown[0]
+    row = next(row for row in judge(regime).claims[0].rows if row.verdict.decision == "helps")
+    undecided = dataclasses.replace(
+        row, verdict=dataclasses.replace(row.verdict, decision="undecided")
+    )
+    hurts = dataclasses.replace(row, verdict=dataclasses.replace(row.verdict, decision="hurts"))
+
+    def word(*rows: object) -> str:
+        return summarise(rows, None, "hard switch")[0]  # type: ignore[arg-type]
+
+    assert word(row, row, undecided) == "helps"
+    assert word(row, undecided, undecided) == "mixed"
+    assert word(row, row, row, hurts) == "mixed"
+    assert word(undecided, undecided) == "undecided"
+    assert word(hurts, hurts, undecided) == "hurts"

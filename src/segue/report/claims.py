@@ -32,7 +32,8 @@ class Claim:
 
     Attributes:
         question: The claim as a question.
-        decision: "helps", "hurts", "mixed" or "undecided", over the shifts.
+        decision: Over the shifts: "helps" or "hurts" on most and the opposite on none, "undecided" on
+            all, else "mixed".
         sentence: The answer.
         rows: One comparison a shift.
         pooled: Over the shifts.
@@ -243,7 +244,10 @@ def summarise(
     """The decision over all shifts and the sentence that says by how much, against what."""
     counts = count_decisions(rows)
     named = [word for word in ("helps", "hurts") if counts[word]]
-    decision = "mixed" if len(named) == 2 else named[0] if named else "undecided"
+    # One word for several shifts: it must hold for most of them and against none.
+    decision = "undecided" if not named else "mixed"
+    if len(named) == 1 and 2 * counts[named[0]] > len(rows):
+        decision = named[0]
     if len(rows) == 1:
         return decision, _start(rows[0].verdict.sentence)
     parts = [f"{word} on {counts[word]}" for word in ("helps", "hurts") if counts[word]]
