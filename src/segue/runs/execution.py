@@ -212,30 +212,33 @@ def _execute_in_pool(
 
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
-    waiting = list(pending)
+    waiting = {run_id(config): config for config in pending}
+    needs = {i: {run_id(r) for r in config.requires()} for i, config in waiting.items()}
     running: dict[Future[str], RunConfig] = {}
+    under_way: set[str] = set()
     pool = ProcessPool(
         max_workers=num_workers, context=context, initializer=start_worker, initargs=(messages,)
     )
     try:
         while waiting or running:
-            open_ids = {run_id(config) for config in (*waiting, *running.values())}
-            for config in list(waiting):
+            for identity, config in list(waiting.items()):
                 if len(running) >= num_workers:
                     break
-                if any(run_id(required) in open_ids for required in config.requires()):
+                if any(need in waiting or need in under_way for need in needs[identity]):
                     continue
-                waiting.remove(config)
+                del waiting[identity]
                 unmet = _unmet(config, job.store, expected)
                 if unmet:
                     _fail(config, job, unmet, progress)
                     continue
-                progress.started(run_id(config))
+                progress.started(identity)
+                under_way.add(identity)
                 running[pool.schedule(work_packed, args=(pickle.dumps(config), job))] = config
             done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             _read(messages, progress)
             for future in done:
                 config = running.pop(future)
+                under_way.discard(run_id(config))
                 error = future.exception()
                 if error is None:
                     progress.finished(run_id(config), future.result())
