@@ -64,10 +64,10 @@ def test_run_executes_all_phases_and_writes_tables_and_a_page(
     assert {r.provenance["command"].split()[0] for r in records} == {"segue"}
 
 
-def test_the_command_in_records_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["segue", "run", "supervised", "--data", "/home/me/data", "--out", "runs"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert cli._command() == "segue run supervised --data .../data --out runs"
+def test_the_command_in_records_names_no_folder() -> None:
+    words = ["run", "supervised", "--data", "/home/me/data", "--out=/tmp/x", "--results=r.parquet"]
+    expected = "segue run supervised --data .../data --out=.../x --results=r.parquet"
+    assert cli._command(words) == expected
 
 
 def test_run_again_does_nothing_and_status_counts(

@@ -143,3 +143,11 @@ def test_nothing_is_warned_about_where_the_clock_runs_or_the_ramp_is_over() -> N
             stepped.step()
             with torch.no_grad():
                 mix(evaluated, model)
+
+
+def test_a_step_by_hand_beside_an_optimizer_is_refused() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    smoothing = segue.Smoothing(segue.linear_decay(4), optimizer=optimizer)
+    with pytest.raises(RuntimeError, match="the clock follows the optimizer by itself"):
+        smoothing.step()
+    assert smoothing.num_steps == 0

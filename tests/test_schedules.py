@@ -201,7 +201,6 @@ def test_resolving_takes_the_number_that_was_written() -> None:
     assert segue.resolve_num_smoothing_steps(np.float64(0.07), 100) == 7
     assert segue.resolve_num_smoothing_steps(1e-05, 1000) == 1
     assert segue.resolve_num_smoothing_steps(0, 100) == 0
-    assert segue.resolve_num_smoothing_steps(300, 100) == 300
     resolved = segue.resolve_num_smoothing_steps(np.int64(5), 100)
     assert resolved == 5
     assert type(resolved) is int
@@ -253,3 +252,19 @@ def test_a_bad_argument_is_named_with_the_rule_and_the_value(
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_ramp_longer_than_training_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be <= num_training_steps \(100\), got 300"):
+        segue.resolve_num_smoothing_steps(300, 100)
+    assert segue.resolve_num_smoothing_steps(100, 100) == 100
+
+
+def test_boundaries_that_are_no_sequence_are_named() -> None:
+    with pytest.raises(TypeError, match="boundaries must be a sequence of steps, got 3"):
+        segue.join([segue.constant(0.5), segue.hard_switch()], 3)  # type: ignore[arg-type]
+
+
+def test_an_array_as_weight_is_named() -> None:
+    with pytest.raises(TypeError, match="initial_weight must be a number, got array"):
+        segue.linear_decay(3, initial_weight=np.ones(2))  # type: ignore[arg-type]

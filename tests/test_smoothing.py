@@ -52,7 +52,9 @@ def test_log_is_the_same_for_every_way_to_execute() -> None:
                 target=lambda w=weight: (target * w).mean(),
             )
         logs.append({key: float(value) for key, value in smoothing.log().items()})
-    assert logs[0] == logs[1] == logs[2]
+    # A blend knows its counts; a plain loss function does not say.
+    assert logs[2] == logs[0] | {"source_count": 2.0, "target_count": 2.0}
+    assert logs[0] == logs[1]
     assert logs[0]["source_loss"] == 2.0
 
 
@@ -235,3 +237,19 @@ def test_a_smoothing_can_be_dropped_while_its_optimizer_lives_on() -> None:
     gc.collect()
     assert reference() is None
     optimizer.step()
+
+
+def test_an_empty_batch_is_named() -> None:
+    replay = segue.Replay(torch.zeros(4, 1), num_examples=None, batch_size=2)
+    smoothing = segue.Smoothing(segue.constant(0.5))
+    with pytest.raises(ValueError, match="target must hold at least one example"):
+        smoothing.blend(target=torch.zeros(0, 1), source=replay, mode="joint")
+
+
+def test_a_blend_keeps_the_kind_of_the_target_batch_and_logs_counts() -> None:
+    replay = segue.Replay((torch.zeros(8, 1), torch.zeros(8)), num_examples=None, batch_size=4)
+    smoothing = segue.Smoothing(segue.constant(0.5))
+    blend = smoothing.blend(target=[torch.ones(6, 1), torch.ones(6)], source=replay, mode="joint")
+    assert isinstance(blend.batch, list)
+    blend.loss(blend.batch[1])
+    assert (smoothing.log()["source_count"], smoothing.log()["target_count"]) == (4, 6)

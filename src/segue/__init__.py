@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from segue.blend import Blend
     from segue.losses import LossSum, NonFiniteLossError
     from segue.smoothing import Smoothing
+    from segue.sources.anchor import L2SP
     from segue.sources.replay import Replay
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "L2SP",
     "Blend",
     "LossSum",
     "NonFiniteLossError",
@@ -57,6 +59,7 @@ __all__ = [
 # on a machine without it.
 _NEEDS_TORCH = {
     "Blend": "segue.blend",
+    "L2SP": "segue.sources.anchor",
     "LossSum": "segue.losses",
     "NonFiniteLossError": "segue.losses",
     "Replay": "segue.sources.replay",

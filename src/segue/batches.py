@@ -85,8 +85,8 @@ def concatenate(first: Any, second: Any, names: tuple[str, str] = ("target", "so
             concatenate(a, b, (f"{names[0]}[{i}]", f"{names[1]}[{i}]"))
             for i, (a, b) in enumerate(zip(first, second, strict=True))
         ]
-        # A source collator may return a list where the target's returns a tuple.
-        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+        # A source collator may return a list where the target's returns a tuple: the target's wins.
+        return type(first)(*parts) if hasattr(first, "_fields") else _like(first, parts)
     raise TypeError(
         f"{names[0]} and {names[1]} batches must have the same structure, "
         f"got {_shape_of(first)} and {_shape_of(second)}"
@@ -96,6 +96,10 @@ def concatenate(first: Any, second: Any, names: tuple[str, str] = ("target", "so
 def _shape_of(batch: Any) -> str:
     name = type(batch).__name__
     return f"{name} of {len(batch)}" if isinstance(batch, list | tuple) else name
+
+
+def _like(first: Sequence[Any], parts: list[Any]) -> Sequence[Any]:
+    return tuple(parts) if isinstance(first, tuple) else parts
 
 
 def _concatenate_tensors(first: Tensor, second: Tensor, names: tuple[str, str]) -> Tensor:

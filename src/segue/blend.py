@@ -10,12 +10,13 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from segue.batches import batch_size, concatenate, map_tensors
+from segue.losses import Term
 from segue.objective import joint_example_weights, num_mixed_source_examples
 
 __all__ = ["Blend", "BlendMode", "ExampleSource", "joint_batch", "mixed_batch", "target_batch"]
 
 BlendMode = Literal["joint", "mixed"]
-Observe = Callable[[Tensor | None, Tensor | None], tuple[bool, bool]]
+Observe = Callable[[Term | None, Term | None], tuple[bool, bool]]
 """Takes the raw mean target and source losses; returns which of them to keep."""
 
 
@@ -76,7 +77,8 @@ class Blend:
             )
         target, source = losses[: self.num_target], losses[self.num_target :]
         keep_target, keep_source = self.observe(
-            target.mean() if self.num_target else None, source.mean() if self.num_source else None
+            Term(target.mean(), self.num_target) if self.num_target else None,
+            Term(source.mean(), self.num_source) if self.num_source else None,
         )
         if not (keep_target and keep_source):
             # Both went through one forward: even with weight 0 the rows of one term would carry
@@ -91,7 +93,7 @@ def joint_batch(
     target: Any, source: ExampleSource, source_weight: float, observe: Observe
 ) -> Blend:
     """All target examples and one source batch."""
-    num_target = batch_size(target, "target")
+    num_target = _target_size(target)
     drawn = next(source)
     num_source = batch_size(drawn, "source")
     weights = joint_example_weights(source_weight, num_target, num_source)
@@ -109,7 +111,7 @@ def mixed_batch(
 
     The last rows of the target batch make room, so the target loader must shuffle.
     """
-    size = batch_size(target, "target")
+    size = _target_size(target)
     num_source = num_mixed_source_examples(source_weight, size, draw)
     if num_source == 0:
         return target_batch(target, observe)
@@ -121,5 +123,12 @@ def mixed_batch(
 
 def target_batch(target: Any, observe: Observe) -> Blend:
     """The target batch alone, as after the ramp."""
-    size = batch_size(target, "target")
+    size = _target_size(target)
     return Blend(target, size, 0, 1.0 / size, 0.0, observe)
+
+
+def _target_size(target: Any) -> int:
+    size = batch_size(target, "target")
+    if size == 0:
+        raise ValueError("target must hold at least one example, got an empty batch")
+    return size

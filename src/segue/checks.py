@@ -8,7 +8,9 @@ import operator
 from collections.abc import Iterable
 
 __all__ = [
+    "check_at_least_one",
     "check_count",
+    "check_not_negative",
     "check_positive",
     "check_share",
     "check_source_weight",
@@ -23,14 +25,9 @@ def check_source_weight(value: object, step: int) -> float:
         TypeError: If ``value`` is not a number.
         ValueError: If it is not finite or outside [0, 1].
     """
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    weight = _number(value)
+    if weight is None:
         raise TypeError(f"the schedule must return a number, got {value!r} at step {step}")
-    try:
-        weight = float(value)
-    except (TypeError, ValueError, RuntimeError):  # an array of several numbers
-        raise TypeError(
-            f"the schedule must return a number, got {value!r} at step {step}"
-        ) from None
     if not 0.0 <= weight <= 1.0:  # also refuses NaN
         raise ValueError(
             f"the schedule must return a source weight in [0, 1], got {weight!r} at step {step}"
@@ -53,21 +50,49 @@ def check_count(name: str, value: int) -> int:
 
 def check_share(name: str, value: float, upper: float, upper_name: str = "1") -> float:
     """Return ``value`` as a float in [0, ``upper``]; the error names ``name``."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    number = _number(value)
+    if number is None:
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0.0 <= float(value) <= upper:
+    if not 0.0 <= number <= upper:
         bound = upper_name if upper_name == "1" else f"{upper_name} ({upper})"
         raise ValueError(f"{name} must be in [0, {bound}], got {value!r}")
-    return float(value)
+    return number
 
 
 def check_positive(name: str, value: float) -> float:
     """Return ``value`` as a positive finite float; the error names ``name``."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    number = _number(value)
+    if number is None:
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0.0 < float(value) < math.inf:
+    if not 0.0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
-    return float(value)
+    return number
+
+
+def check_at_least_one(name: str, value: int) -> int:
+    """Return ``value`` as an int ``>= 1``; TypeError or ValueError names ``name``."""
+    if check_count(name, value) < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}")
+    return int(value)
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """Return ``value`` as a finite float ``>= 0``; the error names ``name``."""
+    number = _number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} must be >= 0 and finite, got {value!r}")
+    return number
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # an array of several numbers
+        return None
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

@@ -34,12 +34,16 @@ _BIBTEX = """\
 }}"""
 
 
+_arguments: list[str] = []  # of this process, for the records
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; a wrong argument ends in one line and exit code 2."""
     try:
         import tyro
     except ImportError:
         sys.exit('the command line needs tyro: pip install "segue[experiments]"')
+    _arguments[:] = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Callable[..., Any]] = {
         "demo": demo,
         "run": run,
@@ -202,12 +206,14 @@ def _console() -> Console:
     return Console()
 
 
-def _command() -> str:
+def _command(arguments: Sequence[str]) -> str:
     """The command line for the records, without the folders of this machine."""
-    words = [
-        f".../{Path(word).name}" if Path(word).expanduser().is_absolute() else word
-        for word in sys.argv[1:]
-    ]
+    words = []
+    for word in arguments:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        if Path(value).expanduser().is_absolute():
+            value = f".../{Path(value).name}"
+        words.append(f"{option}{equals}{value}")
     return shlex.join(["segue", *words])
 
 
@@ -246,7 +252,7 @@ def _execute(
                 data_root=data,
                 results=results,
                 console=console,
-                command=_command(),
+                command=_command(_arguments),
                 retry_failed=retry_failed,
             )
             wanted = {run_id(config) for config in expand(configs)}

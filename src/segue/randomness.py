@@ -51,7 +51,8 @@ class OwnRandomState:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore saved states."""
-        self._states = {name: value.clone() for name, value in state.items()}
+        # A checkpoint may have been loaded to another device; random states live on the CPU.
+        self._states = {name: value.cpu().clone() for name, value in state.items()}
 
 
 @contextmanager

@@ -304,6 +304,8 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Joined:
     for part in schedules:
         if not callable(part):
             raise TypeError(f"schedules must map a step to a source weight, got {part!r}")
+    if not isinstance(boundaries, Sequence):
+        raise TypeError(f"boundaries must be a sequence of steps, got {boundaries!r}")
     if len(boundaries) != len(schedules) - 1:
         raise ValueError(
             f"boundaries must hold one step fewer than there are schedules "
@@ -325,8 +327,8 @@ def resolve_num_smoothing_steps(num_smoothing_steps: int | float, num_training_s
 
     Raises:
         TypeError: If ``num_smoothing_steps`` is neither ``int`` nor ``float``.
-        ValueError: If it is negative, or a float outside (0, 1): ``300.0`` could mean either, so it
-            means neither.
+        ValueError: If it is negative, longer than training, or a float outside (0, 1): ``300.0``
+            could mean either, so it means neither.
 
     >>> resolve_num_smoothing_steps(300, 1000), resolve_num_smoothing_steps(0.25, 1001)
     (300, 251)
@@ -337,7 +339,13 @@ def resolve_num_smoothing_steps(num_smoothing_steps: int | float, num_training_s
                 "num_smoothing_steps must be an int (optimizer steps) or a float in (0, 1) "
                 f"(share of training), got {num_smoothing_steps!r}"
             )
-        return check_count("num_smoothing_steps", num_smoothing_steps)
+        num_steps = check_count("num_smoothing_steps", num_smoothing_steps)
+        if num_steps > check_count("num_training_steps", num_training_steps):
+            raise ValueError(
+                f"num_smoothing_steps must be <= num_training_steps ({num_training_steps}), "
+                f"got {num_steps}"
+            )
+        return num_steps
     if not 0.0 < num_smoothing_steps < 1.0:
         raise ValueError(
             "num_smoothing_steps as a float is a share of training and must be in (0, 1), "

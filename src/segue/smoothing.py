@@ -130,7 +130,7 @@ class Smoothing:
         self._warned = False
         self._weight = torch.zeros((), dtype=torch.float64)
         self._move_to(0)
-        self._clock = None if optimizer is None else follow_applied_steps(optimizer, self.step)
+        self._clock = None if optimizer is None else follow_applied_steps(optimizer, self._advance)
 
     # -- where the ramp stands ---------------------------------------------------------------
 
@@ -156,7 +156,19 @@ class Smoothing:
         return end is not None and self._num_steps >= end and self._source_weight == 0.0
 
     def step(self) -> None:
-        """Count one applied optimizer step. With ``optimizer=`` this happens by itself."""
+        """Count one applied optimizer step.
+
+        Raises:
+            RuntimeError: With ``optimizer=``, whose steps are counted already.
+        """
+        if self._clock is not None:
+            raise RuntimeError(
+                "the clock follows the optimizer by itself; call smoothing.step() only without "
+                "optimizer="
+            )
+        self._advance()
+
+    def _advance(self) -> None:
         self._move_to(self._num_steps + 1)
 
     def _move_to(self, num_steps: int) -> None:
@@ -309,7 +321,8 @@ class Smoothing:
 
         Args:
             state: Made by :meth:`state_dict`.
-            strict: Refuse a state that another schedule or seed made.
+            strict: Refuse a state that another schedule or seed made. A function of your own has no
+                description to compare: that it is the same one is for you to see to.
 
         Raises:
             ValueError: If ``strict`` and the schedule or seed differs.
@@ -357,19 +370,18 @@ class Smoothing:
         warnings.warn(f"{error}; the term is skipped", RuntimeWarning, stacklevel=3)
         return torch.zeros_like(loss).requires_grad_()
 
-    def _observe(self, target: Tensor | None, source: Tensor | None) -> tuple[bool, bool]:
+    def _observe(self, target_term: Term | None, source_term: Term | None) -> tuple[bool, bool]:
         """Log the raw means of a blended batch; return which of them to keep."""
-        self._note(
-            None if source is None else Term(source), None if target is None else Term(target)
-        )
+        self._note(source_term, target_term)
         if not self._source_active:
             return True, True
         # Every rank takes part in both reductions, also one whose batch has nothing of a side
         # because it is of another size.
-        given = target if target is not None else source
+        given = target_term or source_term
         assert given is not None
-        target = torch.zeros_like(given) if target is None else target
-        source = torch.zeros_like(given) if source is None else source
+        nothing = torch.zeros_like(given.loss)
+        target = nothing if target_term is None else target_term.loss
+        source = nothing if source_term is None else source_term.loss
         return self._kept("target", target) is target, self._kept("source", source) is source
 
     def _note(self, source: Term | None, target: Term | None) -> None:

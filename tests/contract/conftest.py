@@ -90,6 +90,11 @@ SOURCES = {
 }
 
 
+@pytest.fixture
+def schedule_table() -> dict[str, ScheduleRow]:
+    return SCHEDULES
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, table in (("schedule_row", SCHEDULES), ("source_row", SOURCES)):
         if name in metafunc.fixturenames:

@@ -149,3 +149,9 @@ def test_global_random_states_are_those_of_the_plain_loop(source_row: Any) -> No
         run.step()
     run.state()
     assert states() == before
+
+
+def test_every_schedule_of_the_public_face_has_a_row(schedule_table: dict[str, Any]) -> None:
+    decays = {name.removesuffix("_decay") for name in segue.__all__ if name.endswith("_decay")}
+    assert decays
+    assert decays <= set(schedule_table)

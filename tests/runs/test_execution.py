@@ -317,3 +317,13 @@ def test_runs_are_not_added_to_records_that_started_from_other_weights(tmp_path:
     error = by_id(tmp_path / "second")[run_id(targets("b")[0])].error
     assert error is not None
     assert "gave other weights than those behind the records in results" in error["message"]
+
+
+def test_an_artifact_whose_record_is_only_in_results_is_made_again(tmp_path: Path) -> None:
+    execute(targets("a"), tmp_path, num_workers=0)
+    results = tmp_path / "tiny.parquet"
+    compact(load_records(tmp_path), results)
+    for path in (tmp_path / "tiny" / "records").glob("*.json"):
+        path.unlink()
+    summary = execute(targets("a", "b"), tmp_path, num_workers=0, results=results)
+    assert (summary.num_completed, summary.num_failed, summary.num_skipped) == (2, 0, 1)

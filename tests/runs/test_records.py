@@ -250,3 +250,23 @@ def test_reading_records_needs_no_torch(tmp_path: Path) -> None:
 def test_changing_a_record_makes_another_one() -> None:
     record = make_record()
     assert replace(record, status="failed") != record
+
+
+def test_a_parquet_file_of_something_else_is_named(tmp_path: Path) -> None:
+    import polars as pl
+
+    path = tmp_path / "other.parquet"
+    pl.DataFrame({"a": [1]}).write_parquet(path)
+    with pytest.raises(ValueError, match=r"other\.parquet must be a Parquet file of records"):
+        load_records(path)
+    path.write_bytes(b"not Parquet")
+    with pytest.raises(ValueError, match=r"other\.parquet must be a Parquet file of records"):
+        load_records(path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"schema": 1, "metrics": [1]}', "{", '"x"'])
+def test_json_of_something_else_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json must be a record"):
+        read_record(path)

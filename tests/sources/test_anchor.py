@@ -76,3 +76,9 @@ def test_wrong_parameters_are_named() -> None:
     anchor = L2SP(network(), scale=1.0)
     with pytest.raises(ValueError, match=r"these differ: \['0.bias'"):
         anchor.load_state_dict(L2SP(nn.Linear(2, 2), scale=1.0).state_dict())
+
+
+@pytest.mark.parametrize("scale", ["a", None, True])
+def test_a_scale_that_is_no_number_is_named(scale: object) -> None:
+    with pytest.raises(TypeError, match="scale must be a number, got"):
+        L2SP(network(), scale=scale)  # type: ignore[arg-type]

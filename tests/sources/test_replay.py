@@ -439,3 +439,16 @@ def test_a_source_that_cannot_serve_is_refused_before_training(message: str) -> 
 def test_taking_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="num_examples must be >= 1, got 0"):
         replay_of().take(0)
+
+
+def test_numpy_columns_are_refused_and_a_list_of_arrays_is_examples() -> None:
+    columns = (np.zeros((10, 3)), np.zeros(10))
+    with pytest.raises(TypeError, match="a tuple as dataset must hold tensors, got NumPy arrays"):
+        segue.Replay(columns, num_examples=None, batch_size=2)
+    rows = segue.Replay([np.zeros(3)] * 10, num_examples=None, batch_size=2)
+    assert next(rows).shape == (2, 3)
+
+
+def test_examples_that_no_checkpoint_can_identify_are_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="cannot hash the content of a object"):
+        segue.Replay([object()] * 4, num_examples=None, batch_size=2, collate_fn=list)

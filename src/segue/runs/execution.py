@@ -146,8 +146,9 @@ def _pending(
     """Return what is to be executed, requirements first."""
     wanted, asked_for = expand(configs), {run_id(config) for config in configs}
     places = sorted({store.records(c) for c in wanted if store.records(c).exists()})
+    here = {record.run_id: record.status for record in load_records(places)}
     # A record in the folder wins over a kept one.
-    status = {record.run_id: record.status for record in (*kept, *load_records(places))}
+    status = {record.run_id: record.status for record in kept} | here
     needed: set[str] = set()
     pending: list[RunConfig] = []
     for config in reversed(wanted):  # dependants before what they require
@@ -156,7 +157,7 @@ def _pending(
         if identity in needed:
             # A record alone is no use to a run that starts from the artifact; an artifact alone is
             # what a run leaves that was cut off just before its record.
-            whole = status.get(identity) == "completed" and store.artifact(config).exists()
+            whole = here.get(identity) == "completed" and store.artifact(config).exists()
             due = not failed and not whole
         else:
             done = failed or status.get(identity) == "completed"

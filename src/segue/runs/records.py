@@ -104,7 +104,7 @@ def read_record(path: Path) -> Record:
     try:
         values = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
         return _from_dict(values)
-    except (ValueError, TypeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} must be a record, got {error}") from error
 
 
@@ -244,26 +244,26 @@ def _read_parquet(path: Path) -> list[Record]:
 
     try:
         frame = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} must be a Parquet file of records, got {error}") from error
-    records = []
-    for row in frame.iter_rows(named=True):
-        values = {
-            name: row[name]
-            for name in ("run_id", "family", "kind", "status", "schema", "non_finite")
+        return [_from_row(row) for row in frame.iter_rows(named=True)]
+    except (AttributeError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{path} must be a Parquet file of records, got {error!r}") from error
+
+
+def _from_row(row: Mapping[str, Any]) -> Record:
+    values = {
+        name: row[name] for name in ("run_id", "family", "kind", "status", "schema", "non_finite")
+    }
+    values.update((name, json.loads(row[name])) for name in _JSON_COLUMNS)
+    order = json.loads(row["order"])
+    values["metrics"] = {name: _metric(row, name) for name in order["metrics"]}
+    values["curves"] = {
+        name: {
+            "step": row[f"{_CURVE}{name}.step"],
+            "value": row[f"{_CURVE}{name}.value"],
         }
-        values.update((name, json.loads(row[name])) for name in _JSON_COLUMNS)
-        order = json.loads(row["order"])
-        values["metrics"] = {name: _metric(row, name) for name in order["metrics"]}
-        values["curves"] = {
-            name: {
-                "step": row[f"{_CURVE}{name}.step"],
-                "value": row[f"{_CURVE}{name}.value"],
-            }
-            for name in order["curves"]
-        }
-        records.append(_from_dict(values))
-    return records
+        for name in order["curves"]
+    }
+    return _from_dict(values)
 
 
 def _metric(row: Mapping[str, Any], name: str) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from segue.checks import check_positive
 
 __all__ = ["L2SP"]
 
@@ -46,9 +47,7 @@ class L2SP:
         scale: float,
         includes: Callable[[str], bool] | None = None,
     ) -> None:
-        if not 0.0 < scale < math.inf:
-            raise ValueError(f"scale must be positive and finite, got {scale!r}")
-        self.scale = scale
+        self.scale = check_positive("scale", scale)
         self._parameters = {
             name: parameter
             for name, parameter in model.named_parameters()

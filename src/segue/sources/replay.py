@@ -15,13 +15,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from segue.batches import batch_size as size_of
 from segue.batches import hash_content, map_tensors
-from segue.checks import check_count
+from segue.checks import check_at_least_one, check_count
 from segue.randomness import derived_seed, own_global_random_states
 
 __all__ = ["Replay"]
@@ -77,9 +78,9 @@ class Replay(Iterator[Any]):
         num_micro_batches: int = 1,
     ) -> None:
         self.seed = check_count("seed", seed)
-        self.batch_size = _check_at_least_one("batch_size", batch_size)
-        self.world_size = _check_at_least_one("world_size", world_size)
-        self.num_micro_batches = _check_at_least_one("num_micro_batches", num_micro_batches)
+        self.batch_size = check_at_least_one("batch_size", batch_size)
+        self.world_size = check_at_least_one("world_size", world_size)
+        self.num_micro_batches = check_at_least_one("num_micro_batches", num_micro_batches)
         self.rank = check_count("rank", rank)
         if self.rank >= self.world_size:
             raise ValueError(f"rank must be < world_size ({self.world_size}), got {self.rank}")
@@ -89,7 +90,7 @@ class Replay(Iterator[Any]):
                 f"({self.world_size} * {self.num_micro_batches}), got {self.batch_size}"
             )
         if num_examples is not None:
-            num_examples = _check_at_least_one("num_examples", num_examples)
+            num_examples = check_at_least_one("num_examples", num_examples)
 
         self._collate = collate_fn
         if collate_fn is not None and device is not None:
@@ -127,7 +128,7 @@ class Replay(Iterator[Any]):
 
     def take(self, num_examples: int) -> Any:
         """Return the next ``num_examples`` of this rank (for the mixed mode, where it varies)."""
-        count = _check_at_least_one("num_examples", num_examples)
+        count = check_at_least_one("num_examples", num_examples)
         batch = self._gather(self._position + self.rank * count, count)
         self._position += self.world_size * count
         return batch
@@ -225,12 +226,6 @@ def _shallow_copy(example: Any) -> Any:
     return copy.copy(example) if isinstance(example, Mapping | list) else example
 
 
-def _check_at_least_one(name: str, value: int) -> int:
-    if check_count(name, value) < 1:
-        raise ValueError(f"{name} must be >= 1, got {value}")
-    return int(value)
-
-
 def _fill_bank(
     dataset: Any,
     num_examples: int | None,
@@ -249,6 +244,7 @@ def _fill_bank(
         return _to_device(bank, device), len(index)
     examples = list(_examples(dataset, num_examples, seed))
     if collate_fn is not None:
+        hash_content(examples[0])  # its checkpoints need that, and had better fail here
         return examples, len(examples)
     try:
         bank = default_collate(examples)
@@ -312,6 +308,11 @@ def _is_tensors(dataset: Any) -> bool:
     if not isinstance(dataset, dict | tuple):  # a list is a list of examples
         return False
     values = list(dataset.values() if isinstance(dataset, dict) else dataset)
+    if any(isinstance(value, np.ndarray) for value in values):
+        raise TypeError(
+            f"a {type(dataset).__name__} as dataset must hold tensors, got NumPy arrays; use "
+            "torch.from_numpy, or a list if each array is an example"
+        )
     return (
         len(values) > 0
         and all(isinstance(value, Tensor) for value in values)

@@ -1,3 +1,4 @@
+import os
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from segue.experiments.supervised.grids import (
 from segue.experiments.supervised.presets import PRESETS
 from segue.experiments.supervised.setting import LONG, SHORT
 from segue.experiments.supervised.shifts import SHIFTS
+from segue.experiments.supervised.task import load_adaptation
 from segue.runs.grid import config_from_dict, config_to_dict, expand, run_id
 from segue.runs.records import Record
 
@@ -121,3 +123,20 @@ def test_unknown_families_and_presets_suggest_the_nearest() -> None:
         load_presets("supervise")
     with pytest.raises(ValueError, match="unknown preset 'quik'; did you mean 'quick'"):
         load_preset("supervised", "quik")
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("SEGUE_DATA"), reason="SEGUE_DATA names no data folder")
+def test_every_shift_of_every_preset_has_enough_examples() -> None:
+    configs: dict[tuple[str, int], Any] = {}
+    for name, preset in PRESETS.items():
+        if name == "demo":
+            continue
+        for phase in preset.phases:
+            for config in phase.configs([]):
+                if config.kind == "target":
+                    key = (config.shift.name, config.num_target_examples)  # type: ignore[attr-defined]
+                    configs[key] = config
+    for config in configs.values():
+        task = load_adaptation(config, os.environ["SEGUE_DATA"])
+        assert len(task.target_train.labels) == config.num_target_examples

@@ -239,3 +239,13 @@ def test_a_source_that_does_not_match_the_shift_is_refused() -> None:
         replace(config("smoothing"), shift=ShiftConfig("class_split"))
     with pytest.raises(ValueError, match="unknown source_task 'al'; did you mean 'all'"):
         replace(SOURCE, source_task="al")
+
+
+def test_what_the_source_model_could_do_is_measured_before_anything_is_drawn_anew(
+    store: Store,
+) -> None:
+    before = run(config("hard_switch"), store).metrics["source_model_accuracy"]
+    assert before > 0.2
+    for name in ("fresh_head", "shrink_and_perturb", "smoothing"):
+        assert run(config(name), store).metrics["source_model_accuracy"] == before
+    assert run(config("from_scratch"), store).metrics["source_model_accuracy"] is None

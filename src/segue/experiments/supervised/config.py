@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from segue.batchnorm import BatchNormPolicy
-from segue.checks import check_count, check_positive, unknown_name
+from segue.checks import (
+    check_at_least_one,
+    check_count,
+    check_not_negative,
+    check_positive,
+    unknown_name,
+)
 from segue.experiments.supervised.methods import MethodConfig
 from segue.experiments.supervised.models import ResNetConfig
 from segue.experiments.supervised.shifts import SOURCE_TASKS, ShiftConfig
@@ -40,8 +46,7 @@ class OptimizerConfig:
         if self.name not in get_args(OptimizerName):
             raise ValueError(unknown_name("optimizer", self.name, get_args(OptimizerName)))
         check_positive("learning_rate", self.learning_rate)
-        if not 0.0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"weight_decay must be >= 0 and finite, got {self.weight_decay!r}")
+        check_not_negative("weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class SourceConfig:
         if self.source_task not in SOURCE_TASKS:
             raise ValueError(unknown_name("source_task", self.source_task, SOURCE_TASKS))
         check_count("seed", self.seed)
-        check_count("num_training_steps", self.num_training_steps)
+        check_at_least_one("num_training_steps", self.num_training_steps)
 
     def requires(self) -> tuple[RunConfig, ...]:
         """A source model needs nothing."""
@@ -131,7 +136,7 @@ class AdaptationConfig:
         if self.split not in get_args(Split):
             raise ValueError(unknown_name("split", self.split, get_args(Split)))
         for name in ("num_target_examples", "num_target_steps", "batch_size"):
-            check_count(name, getattr(self, name))
+            check_at_least_one(name, getattr(self, name))
         if self.seed != self.source.seed:
             raise ValueError(f"seed must be the source's ({self.source.seed}), got {self.seed}")
         if self.source.source_task != self.shift.shift.source_task:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from segue import schedules
-from segue.checks import check_count, check_share, unknown_name
+from segue.checks import check_count, check_not_negative, check_share, unknown_name
 
 __all__ = [
     "METHODS",
@@ -99,8 +99,7 @@ class MethodConfig:
         for name in ("num_warmup_steps", "num_head_first_steps", "num_unfreezing_steps"):
             check_count(name, getattr(self, name))
         for name in ("l2sp_scale", "sam_radius"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)!r}")
+            check_not_negative(name, getattr(self, name))
         if self.num_bank_examples is not None and self.num_bank_examples < self.replay_batch_size:
             raise ValueError(
                 f"replay_batch_size must be <= num_bank_examples ({self.num_bank_examples}), "

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.checks import check_count, unknown_name
+from segue.checks import check_at_least_one, unknown_name
 
 __all__ = ["ResNet", "ResNetConfig", "build_model", "resnet18"]
 
@@ -45,8 +45,7 @@ class ResNetConfig:
         for name in (
             "in_channels", "num_classes", "stem_width", "stem_stride", "first_stride", "num_blocks",
         ):  # fmt: skip
-            if check_count(name, getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+            check_at_least_one(name, getattr(self, name))
         if not self.widths or any(width < 1 for width in self.widths):
             raise ValueError(f"widths must hold positive channel counts, got {self.widths}")
         if self.norm not in get_args(Norm):

@@ -113,7 +113,7 @@ PAPER = replace(
     LONG,
     model=resnet18(),
     num_source_steps={"all": 35_000},
-    num_target_examples=11_000,
+    num_target_examples=5_000,
     num_target_steps=8_000,
     num_smoothing_steps=2_000,
     batch_size=128,

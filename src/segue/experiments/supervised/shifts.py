@@ -157,7 +157,7 @@ SHIFTS: dict[str, Shift] = {
         Shift("random_labels", "label", "random_labels", 0.0,
               "random labels memorised, then the true ones"),
         Shift("warm_start", "data", "half_data", 0.0,
-              "half the data, then all of it"),
+              "half the data, then a sample of all of it"),
     )
 }  # fmt: skip
 """The nine controlled shifts by name. To add one, add a row (and a transform, if it has one)."""

@@ -119,6 +119,7 @@ class _Adaptation:
         self.config, self.method = config, config.method
         self.task: AdaptationTask = load_adaptation(config, context.data_root, context.store.cache)
         torch.manual_seed(config.seed)
+        self.source_model_accuracy = self._measure_source_model(context)
         self.model = _initial_model(config, context).train()
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.target = segue.Replay(
@@ -154,6 +155,14 @@ class _Adaptation:
         self.step = 0
         self.num_gradient_examples = 0
         self.num_target_examples_used = 0
+
+    def _measure_source_model(self, context: RunContext) -> float | None:
+        """Accuracy on the source before anything is drawn anew: what can be forgotten."""
+        if not self.config.requires():
+            return None
+        model = build_model(self.config.source.model, seed=0)
+        model.load_state_dict(context.artifact(self.config.source))
+        return evaluate(model, *self.task.source_test)[0]
 
     def train_step(self) -> None:
         """One optimizer step."""
@@ -236,6 +245,7 @@ class _Adaptation:
                 "source_accuracy": source[0],
                 "source_loss": source[1],
                 "target_train_accuracy": train[0],
+                "source_model_accuracy": self.source_model_accuracy,
                 "target_accuracy_before": accuracies[0],
                 "source_accuracy_before": self.curves.points["source_accuracy"]["value"][0],
                 "lowest_target_accuracy": min(accuracies[1:]),
