@@ -174,3 +174,10 @@ def test_the_demo_ends_in_nine_methods_and_seven_seeds(tmp_path: Path) -> None:
     assert len(targets) == 3 * 9 * 7
     assert all(record.status == "completed" for record in targets)
     assert (tmp_path / "report.html").exists()
+
+
+def test_the_help_of_run_names_every_preset() -> None:
+    help_text = " ".join((cli.run.__doc__ or "").split())
+    for name in presets.PRESETS:
+        part = name.removeprefix("ablate") if name.startswith("ablate-") else name
+        assert part in help_text or name == "tiny", name

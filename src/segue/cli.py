@@ -105,7 +105,9 @@ def run(
 
     Args:
         family: Experiment family, such as supervised.
-        preset: Preset of the family; --dry-run lists what it would run.
+        preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
+            short, long, standard, sequence, other-methods, paper, and ablate-k, -schedule, -bank,
+            -optimizer, -norm, -target-examples.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with
@@ -244,7 +246,9 @@ def _execute(
     try:
         for phase in preset.phases:
             configs = phase.configs(list(records.values()))
-            console.rule(f"{phase.name}: {len(configs)} runs")
+            wanted = {run_id(config) for config in expand(configs)}
+            num_required = len(wanted) - len({run_id(config) for config in configs})
+            console.rule(f"{phase.name}: {len(configs)} runs, from {num_required} source models")
             execute(
                 configs,
                 out,
@@ -255,7 +259,6 @@ def _execute(
                 command=_command(_arguments),
                 retry_failed=retry_failed,
             )
-            wanted = {run_id(config) for config in expand(configs)}
             known = load_records(_existing(results, out / family))
             records.update((r.run_id, r) for r in known if r.run_id in wanted)
     finally:  # what is done by now is kept, also when the rest is stopped
