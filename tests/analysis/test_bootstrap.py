@@ -94,6 +94,21 @@ def test_paired_resampling_keeps_the_value_and_narrows_a_shared_spread() -> None
     assert together.high - together.low < 0.6 * (apart.high - apart.low)
 
 
+def test_joint_resampling_of_the_probability_keeps_the_value_and_widens_with_shared_seeds() -> None:
+    seeds = generator(6).normal(size=10)
+    noise = generator(7).normal(scale=0.1, size=(9, 10))
+    x, y = list(seeds + noise), [np.zeros(10)] * 9  # a lucky seed wins on every task
+    apart = probability_of_improvement(x, y, generator(), paired=True)
+    joint = probability_of_improvement(x, y, generator(), joint=True)
+    assert joint.value == pytest.approx(apart.value)
+    assert joint.high - joint.low > 2.0 * (apart.high - apart.low)
+    order = generator(8).permutation(10)
+    again = probability_of_improvement([t[order] for t in x[::-1]], y, generator(), joint=True)
+    assert again == joint
+    with pytest.raises(ValueError, match="joint needs equally many runs"):
+        probability_of_improvement([x[0][:9], *x[1:]], y, generator(), joint=True)
+
+
 def test_performance_profile_by_hand_with_tasks_of_unequal_size() -> None:
     profile = performance_profile([[0.0, 1.0], [1.0, 1.0, 2.0, 3.0]], [0.5, 1.0, 3.0], generator())
     assert profile.value == pytest.approx(((1 / 2 + 1) / 2, (0 + 2 / 4) / 2, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -298,9 +299,36 @@ def test_pool_of_one_shift_refuses_a_bootstrap(make_record: Make) -> None:
     assert "fewer than two groups" in pooled.notes[-1]
 
 
-def test_joint_pooling_needs_the_same_seeds(make_record: Make) -> None:
-    records = grid(make_record, {"noise": 0.02}) + grid(make_record, {"blur": 0.02}, range(6))
-    rows = compare(records, treatment="smoothing", baseline="hard")
-    with pytest.raises(ValueError, match="joint needs the same seeds in every group"):
-        pool(rows, np.random.default_rng(0), joint=True)
+def test_joint_pooling_is_over_the_seeds_that_all_groups_have(make_record: Make) -> None:
+    noise = grid(make_record, {"noise": 0.02})
+    rows = compare(
+        noise + grid(make_record, {"blur": 0.04}, range(6)), treatment="smoothing", baseline="hard"
+    )
+    joint = pool(rows, np.random.default_rng(0), joint=True)
+    same = compare(
+        [r for r in noise if r.config["seed"] < 6] + grid(make_record, {"blur": 0.04}, range(6)),
+        treatment="smoothing",
+        baseline="hard",
+    )
+    alike = pool(same, np.random.default_rng(0), joint=True)
+    assert dataclasses.replace(joint, notes=()) == dataclasses.replace(alike, notes=())
+    assert joint.num_pairs == 12
+    assert joint.mean_by_seed is not None
+    assert joint.mean_by_seed.num_values == 6
+    assert joint.notes == (
+        "pooled over the 6 seeds that every group has; left out: seed 6, 7, 8, 9",
+    )
     assert pool(rows, np.random.default_rng(0)).mean_by_seed is None
+
+
+def test_joint_pooling_gives_no_interval_below_two_shared_seeds(make_record: Make) -> None:
+    records = grid(make_record, {"noise": 0.02}) + grid(make_record, {"blur": 0.02}, range(9, 19))
+    rows = compare(records, treatment="smoothing", baseline="hard")
+    pooled = pool(rows, np.random.default_rng(0), joint=True)
+    assert pooled.mean_by_seed is None
+    for estimate in (pooled.iqm, pooled.mean, pooled.probability):
+        assert estimate is not None
+        assert math.isfinite(estimate.value)
+        assert math.isnan(estimate.low)
+        assert math.isnan(estimate.high)
+    assert pooled.notes == ("fewer than two seeds are in every group: no interval over the groups",)

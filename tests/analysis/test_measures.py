@@ -1,20 +1,12 @@
-"""Steps to the baseline's final score, and curves read at equal compute."""
+"""Steps to the baseline's final score."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import pytest
-
-from segue.analysis import (
-    compare,
-    equal_compute_metric,
-    gradient_examples,
-    steps_to_baseline_score,
-)
+from segue.analysis import steps_to_baseline_score
 
 Make = Callable[..., Any]
 
@@ -31,7 +23,7 @@ def test_steps_to_the_hard_switchs_final_score_by_hand(make_record: Make) -> Non
         records.append(make_record("smoothing", seed, 0.8, curves=curve(*values)))
     (row,) = steps_to_baseline_score(records, treatment="smoothing", baseline="hard")
     assert [pair.treatment_steps for pair in row.pairs] == [10, 20, None]
-    assert (row.num_reached, row.median_treatment_steps, row.median_baseline_steps) == (2, 20, 20)
+    assert (row.num_reached, row.median_treatment_steps) == (2, 20)
 
 
 def test_a_majority_that_never_gets_there_has_an_infinite_median(make_record: Make) -> None:
@@ -58,33 +50,3 @@ def test_failed_and_diverged_runs_are_named(make_record: Make) -> None:
     assert "the final target_accuracy is not finite" in row.notes[0]
     assert "seed 1" in row.notes[1]
     assert "failed" in row.notes[1]
-
-
-def cost_of(record: Any) -> Callable[[int], float]:
-    ramp = record.config["method"].get("num_smoothing_steps", 0)
-    return partial(gradient_examples, batch_size=8, source_batch_size=8, num_smoothing_steps=ramp)
-
-
-def test_equal_compute_is_the_same_comparison_with_another_metric(make_record: Make) -> None:
-    records = [
-        make_record("hard", 0, 0.6, curves=curve(0.0, 0.3, 0.6)),
-        make_record(
-            "smoothing",
-            0,
-            0.9,
-            curves=curve(0.0, 0.5, 0.9),
-            method_settings={"num_smoothing_steps": 10},
-        ),
-    ]
-    metric = equal_compute_metric("target_accuracy", 160, cost_of)
-    (row,) = compare(records, treatment="smoothing", baseline="hard", metric=metric)
-    assert row.metric == "target_accuracy at 160 spent"
-    assert row.treatment_scores == (pytest.approx(0.5),)
-    assert row.baseline_scores == (pytest.approx(0.6),)
-
-
-def test_a_budget_that_a_run_cannot_serve_names_the_run(make_record: Make) -> None:
-    records = [make_record(name, 0, 0.6, curves=curve(0.0, 0.3)) for name in ("hard", "smoothing")]
-    metric = equal_compute_metric("target_accuracy", 1000, cost_of)
-    with pytest.raises(ValueError, match=rf"run {records[1].run_id}: budget must be in \[0, 80\]"):
-        compare(records, treatment="smoothing", baseline="hard", metric=metric)

@@ -75,6 +75,26 @@ def test_every_part_of_the_report_is_there(page: tuple[Path, _Parser]) -> None:
         assert words in text, words
 
 
+def test_intervals_say_that_they_are_not_adjusted_and_do_not_break(
+    page: tuple[Path, _Parser],
+) -> None:
+    text = page[1].text
+    assert "each for its shift alone and not adjusted for their number" in text
+    assert "95\u00a0% interval" in text
+    assert "95 %" not in text
+
+
+def test_an_untuned_page_shows_its_claim_but_no_primary_mark(
+    tmp_path: Path, make_records: Make
+) -> None:
+    records = make_records(shifts=("blur", "contrast"), ablations=False, tuning=False)
+    text = _Parser(write_report(records, tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "Does smoothing reach a higher target accuracy" in text
+    assert "no tuning runs of both methods" in text
+    assert "primary" not in text
+    assert (tmp_path / "r_data" / "setting1_paired_differences.csv").is_file()
+
+
 def test_failed_and_non_finite_runs_are_listed_with_their_reason(
     page: tuple[Path, _Parser],
 ) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from segue.analysis.matching import lookup
 from segue.report.ablations import find_sweeps, safest_share
-from segue.report.claims import equal_compute, judge, summarise
+from segue.report.claims import judge
+from segue.report.scores import at_equal_compute
+from segue.report.sentences import summarise
 from segue.report.study import build_study
 from segue.runs.records import Record
 
@@ -88,8 +90,10 @@ def test_fewer_than_six_pairs_never_decide(make_records: Make, num_seeds: int) -
 
 def test_primary_verdict_needs_ten_fresh_seeds(make_records: Make) -> None:
     study = build_study(make_records(num_seeds=9, ablations=False, broken=False))
-    primary = [claim for claim in judge(study.regimes[0]).claims if claim.primary]
-    assert [claim.decision for claim in primary] == ["undecided", "undecided"]
+    verdicts = judge(study.regimes[0])
+    assert [claim.decision for claim in verdicts.leading] == ["undecided", "undecided"]
+    assert not any(claim.primary for claim in verdicts.claims)
+    assert "no primary verdict: 9 fresh seeds on a shift, not 10" in verdicts.leading[0].notes
 
 
 def test_sweeps_change_one_setting_only(study: Any) -> None:
@@ -129,10 +133,10 @@ def test_equal_compute_reads_the_curve_where_the_budget_was_spent(records: list[
     # 150 steps of 64 source examples on top: the 600 * 64 are spent at step 450.
     exact = {"step": [0, 450, 600], "value": [0.0, 0.7, 1.0]}
     changed = dataclasses.replace(run, curves={**run.curves, "target_accuracy": exact})
-    assert equal_compute(changed) == pytest.approx(0.7)
+    assert at_equal_compute(changed) == pytest.approx(0.7)
     assert curve["step"][-1] == 600
     hard = dataclasses.replace(run, metrics={**run.metrics, "num_gradient_examples": 600 * 64})
-    assert equal_compute(hard) == pytest.approx(curve["value"][-1])
+    assert at_equal_compute(hard) == pytest.approx(curve["value"][-1])
 
 
 def test_broken_curves_and_text_metrics_are_left_out_and_do_not_raise(make_records: Make) -> None:

@@ -20,6 +20,7 @@ from segue.report.tables import (
     markdown_table,
     primary_table,
     settings_table,
+    verdict_list,
 )
 from segue.runs.records import Record, compact
 
@@ -172,3 +173,24 @@ def test_a_condition_of_another_form_is_refused() -> None:
     text = "<!-- segue:begin results blur -->\n<!-- segue:end results blur -->\n"
     with pytest.raises(ValueError, match="conditions must be PATH=VALUE, got 'blur'"):
         replace_blocks(text, str)
+
+
+def test_untuned_runs_show_their_first_claim_everywhere_but_not_as_primary(
+    make_records: Make,
+) -> None:
+    records = make_records(shifts=("blur", "contrast"), ablations=False, tuning=False)
+    study = build_study(records)
+    assert "Does smoothing reach a higher target accuracy" in _printed(records)
+    assert "not adjusted for the number of shifts" in forest_svg(study)
+    text = primary_table(study)
+    assert "| blur |" in text
+    assert "Not a primary verdict" in text
+    assert "Not a primary verdict" not in primary_table(
+        build_study(make_records(shifts=("blur", "contrast"), ablations=False))
+    )
+
+
+def test_captions_and_verdicts_say_what_the_numbers_rest_on(records: list[Record]) -> None:
+    assert "Holm over the shifts, for each method by itself" in markdown_table(records)
+    line = next(x for x in verdict_list(build_study(records)).splitlines() if "equal compute" in x)
+    assert "(read from each run's own curve where it had spent" in line

@@ -36,7 +36,6 @@ from segue.analysis.measures import (
     SpeedPair,
     SpeedRow,
     curve_metric,
-    equal_compute_metric,
     steps_to_baseline_score,
 )
 from segue.analysis.pooling import Pooled, pool
@@ -89,7 +88,6 @@ __all__ = [
     "compare",
     "count_decisions",
     "curve_metric",
-    "equal_compute_metric",
     "final_value",
     "forgetting",
     "gradient_examples",

@@ -134,6 +134,16 @@ def _canonical(columns: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(column[order] for column in columns)
 
 
+def _joint_canonical(columns: Sequence[Array]) -> list[Array]:
+    """Sort runs that stay together by their scores: neither run nor column order matters."""
+    lengths = sorted({column.size for column in columns})
+    if len(lengths) > 1:
+        raise ValueError(f"joint needs equally many runs in every task, got {lengths}")
+    by_content = sorted(range(len(columns)), key=lambda i: (np.sort(columns[i]).tolist(), i))
+    order = np.lexsort(tuple(columns[i] for i in reversed(by_content)))
+    return [column[order] for column in columns]
+
+
 def _draw(tasks: Sequence[Array], rng: np.random.Generator, num_resamples: int) -> list[Indices]:
     """Draw run indices (num_resamples, n) per task, in an order fixed by the scores alone."""
     order = sorted(range(len(tasks)), key=lambda i: (tasks[i].size, tasks[i].tolist()))
@@ -186,14 +196,8 @@ def stratified_bootstrap(
     tasks = _tasks("scores_by_task", scores_by_task)
     generator = _check_draws(rng, num_resamples, confidence)
     if joint:
-        lengths = sorted({task.size for task in tasks})
-        if len(lengths) > 1:
-            raise ValueError(f"joint needs equally many runs in every task, got {lengths}")
-        # Columns sorted by content, so that neither run order nor task order matters.
-        by_content = sorted(range(len(tasks)), key=lambda i: (np.sort(tasks[i]).tolist(), i))
-        rows = np.lexsort(tuple(tasks[i] for i in reversed(by_content)))
-        tasks = [task[rows] for task in tasks]
-        index = generator.integers(0, lengths[0], size=(num_resamples, lengths[0]))
+        tasks = _joint_canonical(tasks)
+        index = generator.integers(0, tasks[0].size, size=(num_resamples, tasks[0].size))
         samples = [task[index] for task in tasks]
     else:
         tasks = [np.sort(task) for task in tasks]
@@ -218,6 +222,7 @@ def probability_of_improvement(
     num_resamples: int = 2000,
     confidence: float = 0.95,
     paired: bool = False,
+    joint: bool = False,
 ) -> Estimate:
     """Probability that a run of x beats a run of y on a task drawn at random.
 
@@ -233,9 +238,11 @@ def probability_of_improvement(
         paired: Redraw run i of x together with run i of y, for runs that share a seed. The value
             is the same; only the interval changes. Else x and y are redrawn independently, as in
             the source.
+        joint: As ``paired``, and redraw the same runs in every task, as in
+            :func:`stratified_bootstrap`.
 
     Raises:
-        ValueError: If the tasks differ, or ``paired`` meets unequal lengths.
+        ValueError: If the tasks differ, or ``paired`` or ``joint`` meets unequal lengths.
 
     Source: arXiv 2108.13264, section 4.3.
     """
@@ -254,15 +261,27 @@ def probability_of_improvement(
         if paired and x.size != y.size:
             raise ValueError(f"paired needs equal lengths, got {x.size} and {y.size} in task {i}")
         pairs.append(_canonical((x, y)) if paired else (np.sort(x), np.sort(y)))  # type: ignore[arg-type]
+    shared: Indices | None = None
+    if joint:
+        columns = _joint_canonical([*xs, *ys])
+        pairs = list(zip(columns[: len(xs)], columns[len(xs) :], strict=True))
+        size = columns[0].size
+        shared = generator.integers(0, size, size=(num_resamples, size), dtype=np.intp)
     order = sorted(range(len(pairs)), key=lambda i: (pairs[i][0].tolist(), pairs[i][1].tolist()))
     value, resampled = 0.0, np.zeros(num_resamples)
     for i in order:
         x, y = pairs[i]
         wins = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])
-        rows = generator.integers(0, x.size, size=(num_resamples, x.size))
-        columns = rows if paired else generator.integers(0, y.size, size=(num_resamples, y.size))
+        own = (
+            generator.integers(0, x.size, size=(num_resamples, x.size))
+            if shared is None
+            else shared
+        )
+        other = own
+        if not (paired or joint):
+            other = generator.integers(0, y.size, size=(num_resamples, y.size))
         value += float(np.mean(wins))
-        resampled += np.mean(wins[rows[:, :, None], columns[:, None, :]], axis=(1, 2))
+        resampled += np.mean(wins[own[:, :, None], other[:, None, :]], axis=(1, 2))
     low, high = _percentiles(resampled / len(pairs), confidence)
     return Estimate(value / len(pairs), float(low), float(high), confidence, num_resamples)
 

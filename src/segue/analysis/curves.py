@@ -220,7 +220,7 @@ def _area_below(steps: NDArray[np.int64], values: NDArray[np.float64], level: fl
 
 
 def gradient_examples(
-    step: float, *, batch_size: int, source_batch_size: int, num_smoothing_steps: int
+    step: float, *, batch_size: int, source_batch_size: float, num_smoothing_steps: int
 ) -> float:
     """Examples that went through a backward pass in the first ``step`` optimizer steps.
 

@@ -13,7 +13,6 @@ from segue.analysis.curves import (
     Point,
     final_value,
     steps_to_reach,
-    value_at_compute,
 )
 from segue.analysis.matching import (
     DEFAULT_MATCH,
@@ -32,17 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpeedPair:
-    """One pair: the baseline's final score and the steps that each arm needs to reach it.
+    """One pair: the baseline's final score and the steps that the treatment needs to reach it.
 
-    ``treatment_steps`` is ``None`` if the treatment never reaches it within its own run. The
-    baseline's steps are the first at which *it* reached its final score, which is often earlier
-    than its last.
+    ``treatment_steps`` is ``None`` if the treatment never reaches it within its own run.
     """
 
     seed: Any
     score: float
     treatment_steps: int | None
-    baseline_steps: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class SpeedRow:
     """Steps to the baseline's final score in one group.
 
     ``median_treatment_steps`` counts a run that never got there as infinite, so it is ``inf``
-    where at least half do not; both medians are ``nan`` without pairs. ``notes`` names unpaired
+    where at least half do not, and ``nan`` without pairs. ``notes`` names unpaired
     runs and those without a finite curve.
     """
 
@@ -60,7 +56,6 @@ class SpeedRow:
     pairs: tuple[SpeedPair, ...]
     num_reached: int
     median_treatment_steps: float
-    median_baseline_steps: float
     notes: tuple[str, ...]
 
 
@@ -89,27 +84,6 @@ def curve_metric(
         return None if result is None else float(result)
 
     metric.__name__ = name or f"{getattr(measure, '__name__', 'measure')} of {curve}"
-    return metric
-
-
-def equal_compute_metric(
-    curve: str, budget: float, cost_of: Callable[[Record], Callable[[int], float]]
-) -> Callable[[Record], float | None]:
-    """The curve's value where each run had spent ``budget``, whatever a step costs it.
-
-    Args:
-        curve: Name of the curve in the record.
-        budget: In the unit of the cost, such as gradient examples.
-        cost_of: Gives for a record what it has spent after a step, see
-            :func:`segue.analysis.curves.gradient_examples`.
-    """
-
-    def metric(record: Record) -> float | None:
-        if curve not in record.curves:
-            return None
-        return value_at_compute(record.curves[curve], budget, cost_of(record))
-
-    metric.__name__ = f"{curve} at {budget:g} spent"
     return metric
 
 
@@ -165,11 +139,6 @@ def steps_to_baseline_score(
                 pairs=tuple(measured),
                 num_reached=sum(math.isfinite(step) for step in steps),
                 median_treatment_steps=statistics.median(steps) if steps else math.nan,
-                median_baseline_steps=(
-                    statistics.median(float(pair.baseline_steps) for pair in measured)
-                    if measured
-                    else math.nan
-                ),
                 notes=tuple(notes),
             )
         )
@@ -183,12 +152,7 @@ def _speed(first: Record, second: Record, curve: str, sustained: bool) -> SpeedP
         if record.status != "completed" or curve not in record.curves:
             return f"seed {seed}, run {record.run_id}: {record.status}, no {curve} curve to read"
     score = final_value(second.curves[curve])
-    baseline_steps = (
-        steps_to_reach(second.curves[curve], score, sustained=sustained)
-        if math.isfinite(score)
-        else None
-    )
-    if baseline_steps is None:
+    if not math.isfinite(score):
         return f"seed {seed}, run {second.run_id}: the final {curve} is not finite"
     reached = steps_to_reach(first.curves[curve], score, sustained=sustained)
-    return SpeedPair(seed, score, reached, baseline_steps)
+    return SpeedPair(seed, score, reached)

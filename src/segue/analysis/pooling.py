@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from segue.analysis.bootstrap import (
     stratified_bootstrap,
 )
 from segue.analysis.comparison import ComparisonRow
-from segue.analysis.matching import describe
+from segue.analysis.matching import describe, key_of
 from segue.analysis.statistics import Interval, t_interval
 
 
@@ -28,8 +30,9 @@ class Pooled:
     of them are ``None``: a single group has its t interval, which covers better.
 
     ``mean_by_seed`` is the t interval of each seed's mean difference over the groups, where all
-    groups have the same seeds, else ``None``. It holds however the groups of a seed depend on
-    each other; the stratified intervals take them as independent.
+    groups have the same seeds or were pooled jointly, else ``None``. It holds however the groups of a seed depend on
+    each other; the stratified intervals take them as independent. ``num_pairs`` counts the pairs
+    that the estimates rest on.
     """
 
     iqm: Estimate | None
@@ -57,12 +60,10 @@ def pool(
         num_resamples: Number of bootstrap samples.
         confidence: Nominal coverage of the intervals, see :mod:`segue.analysis.bootstrap`.
         joint: Redraw the same seeds in every group, for seeds that share a source model across
-            shifts; every group must then have the same seeds. Does not apply to ``probability``.
-            In a simulation of nine shifts with ten seeds, whose differences correlate by one
-            half across shifts, the stratified 95 % interval covered 61 % and the joint one 90 %.
-
-    Raises:
-        ValueError: ``joint`` with groups whose usable pairs have different seeds.
+            shifts. Only the seeds that all groups have count, the others are named; below two of
+            them all pairs give the values, and the ends of the intervals are ``nan``. In a
+            simulation of nine shifts with ten seeds, whose differences correlate by one half
+            across shifts, the stratified 95 % interval covered 61 % and the joint one 90 %.
     """
     used = [row for row in rows if row.difference.num_pairs]
     notes = [f"no pairs in {describe(row.group)}" for row in rows if not row.difference.num_pairs]
@@ -70,40 +71,57 @@ def pool(
     if len(used) < 2:
         notes.append(f"fewer than two groups with pairs ({len(used)}): nothing to pool")
         return Pooled(None, None, None, None, len(used), num_pairs, tuple(notes))
-    same_seeds = len({row.seeds for row in used}) == 1
-    if joint and not same_seeds:
-        raise ValueError(
-            "joint needs the same seeds in every group, got "
-            + "; ".join(f"{describe(row.group)}: {row.seeds}" for row in used)
-        )
-    if same_seeds and not joint:
+    seeds = [[key_of(seed) for seed in row.seeds] for row in used]
+    shared = set(seeds[0]).intersection(*seeds[1:])
+    same_seeds = all(set(own) == shared for own in seeds)
+    bounded = not joint or len(shared) >= 2
+    if joint and not bounded:
+        notes.append("fewer than two seeds are in every group: no interval over the groups")
+    elif joint and not same_seeds:
+        notes.append(_left_out(used, shared))
+    elif same_seeds and not joint:
         notes.append(
             "the groups share their seeds: where a seed has one source model in all of them, "
             "the stratified intervals are too narrow; see mean_by_seed"
         )
-    differences = [row.difference.differences for row in used]
-    estimates = [
-        stratified_bootstrap(
-            differences,
-            statistic,
-            rng,
-            num_resamples=num_resamples,
-            confidence=confidence,
-            joint=joint,
-        )
-        for statistic in (iqm, mean_of_task_means)
+    columns = [
+        _columns(row, own, shared if joint and bounded else set(own))
+        for row, own in zip(used, seeds, strict=True)
     ]
-    probability = probability_of_improvement(
-        [row.treatment_scores for row in used],
-        [row.baseline_scores for row in used],
-        rng,
-        num_resamples=num_resamples,
-        confidence=confidence,
-        paired=True,
-    )
+    differences, treatment, baseline = (list(part) for part in zip(*columns, strict=True))
+    how: dict[str, Any] = {
+        "num_resamples": num_resamples,
+        "confidence": confidence,
+        "joint": joint and bounded,
+    }
+    estimates = [
+        stratified_bootstrap(differences, iqm, rng, **how),
+        stratified_bootstrap(differences, mean_of_task_means, rng, **how),
+        probability_of_improvement(treatment, baseline, rng, paired=True, **how),
+    ]
+    if not bounded:
+        estimates = [
+            replace(estimate, low=math.nan, high=math.nan, num_resamples=0)
+            for estimate in estimates
+        ]
     by_seed = None
-    if same_seeds:
+    if bounded and (joint or same_seeds):
         by_seed = t_interval(np.mean(np.array(differences), axis=0), confidence=confidence)
-    return Pooled(
-        estimates[0], estimates[1], probability, by_seed, len(used), num_pairs, tuple(notes)
-    )
+    middle, mean, probability = estimates
+    num_pairs = sum(map(len, differences))
+    return Pooled(middle, mean, probability, by_seed, len(used), num_pairs, tuple(notes))
+
+
+def _left_out(rows: Sequence[ComparisonRow], shared: set[str]) -> str:
+    left = {key_of(seed): seed for row in rows for seed in row.seeds if key_of(seed) not in shared}
+    listed = ", ".join(str(left[key]) for key in sorted(left, key=lambda key: (len(key), key)))
+    return f"pooled over the {len(shared)} seeds that every group has; left out: seed {listed}"
+
+
+def _columns(
+    row: ComparisonRow, seeds: Sequence[str], kept: set[str]
+) -> tuple[list[float], list[float], list[float]]:
+    """Differences and both arms' scores at the seeds to keep, in the order of the seeds."""
+    order = sorted((i for i, key in enumerate(seeds) if key in kept), key=lambda i: seeds[i])
+    columns = (row.difference.differences, row.treatment_scores, row.baseline_scores)
+    return tuple([column[i] for i in order] for column in columns)  # type: ignore[return-value]

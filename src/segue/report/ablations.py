@@ -12,14 +12,8 @@ import numpy as np
 
 from segue.analysis.matching import key_of, lookup, read_score, sort_key
 from segue.analysis.statistics import paired_difference, t_interval
-from segue.report.study import (
-    Regime,
-    Study,
-    learning_rate_of,
-    method_settings,
-    most_run,
-    shift_of,
-)
+from segue.report.settings import learning_rate_of, method_settings, most_run, shift_of
+from segue.report.study import Regime, Study
 
 if TYPE_CHECKING:
     from segue.runs.records import Record

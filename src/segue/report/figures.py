@@ -15,7 +15,6 @@ import plotly.graph_objects as go
 
 from segue.analysis.comparison import ComparisonRow
 from segue.report.ablations import Sweep
-from segue.report.claims import group_name
 from segue.report.palette import (
     CHOSEN,
     FAINT,
@@ -29,6 +28,7 @@ from segue.report.palette import (
     base_figure,
     style_axes,
 )
+from segue.report.sentences import group_name
 from segue.report.sheets import Sheet
 from segue.report.text import name_of, plotly_text, signed, value_text
 
@@ -157,8 +157,9 @@ def paired_differences(
         "holm_adjusted_p", "smallest_adjusted_p", "decision",
     )  # fmt: skip
     caption = (
-        "Difference in target accuracy, paired by seed, with 95 % t intervals. Filled circle: helps; square: hurts; "
-        "open circle: undecided."
+        "Difference in target accuracy, paired by seed, with 95 % t intervals, each for its shift "
+        "alone and not adjusted for their number as the verdicts are. Filled circle: helps; "
+        "square: hurts; open circle: undecided."
     )
     key = tuple(zip(series, (TREATMENT, CHOSEN), strict=False))
     return Plot(figure, caption, Sheet(name, columns, tuple(rows)), key)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from segue.analysis.comparison import TableRow, table
 from segue.analysis.matching import MISSING, flatten, key_of, lookup, shorten
 from segue.analysis.measures import SpeedRow, steps_to_baseline_score
-from segue.report.claims import RegimeVerdicts, forgotten, lowest, verdict_words
+from segue.report.claims import RegimeVerdicts
+from segue.report.scores import forgetting_in, lowest
+from segue.report.sentences import verdict_words
 from segue.report.sheets import Sheet
 from segue.report.study import Regime, Study, unreadable_curves, unreadable_metrics
 from segue.report.text import counted, name_of, number, plain
@@ -41,7 +43,7 @@ class MethodRow:
         values: (seed, target accuracy) of each usable run.
         versus: Words of the comparison with the hard switch.
         source: Source accuracy in percent after the last step.
-        forgotten: Source points lost since the switch.
+        forgotten: Source points lost against the source model.
         lowest: Lowest target accuracy after the switch.
         steps: Steps to the hard switch's final score, median.
         reached: How many runs reached it.
@@ -67,7 +69,7 @@ class MethodRow:
 
 def _tables(regime: Regime) -> list[dict[tuple[str, str], TableRow]]:
     tables = []
-    for metric in ("target_accuracy", "source_accuracy", forgotten, lowest):
+    for metric in ("target_accuracy", "source_accuracy", forgetting_in(regime), lowest):
         known = callable(metric) or any(metric in r.metrics for r in regime.records)
         rows = table(regime.records, metric=metric) if known else []
         keys = ("shift.name", "method.name")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue.analysis.comparison import ComparisonRow
 from segue.analysis.matching import METHOD_PATH
 from segue.report.ablations import Sweep, find_sweeps, safest_share
-from segue.report.claims import RegimeVerdicts, judge, summarise
+from segue.report.claims import RegimeVerdicts, judge
 from segue.report.curve_figures import method_colours, shift_curves
 from segue.report.figures import Plot, ablation, paired_differences
 from segue.report.listing import (
@@ -25,6 +25,7 @@ from segue.report.listing import (
 from segue.report.palette import KEYS
 from segue.report.pooled_figures import performance_profiles, pooled_differences, probabilities
 from segue.report.render import render_page
+from segue.report.sentences import summarise
 from segue.report.sheets import Sheet
 from segue.report.study import (
     Regime,
@@ -251,10 +252,9 @@ def _chosen_methods(verdicts: RegimeVerdicts) -> dict[str, str]:
 
 
 def _series(regime: Regime, verdicts: RegimeVerdicts) -> dict[str, Sequence[ComparisonRow]]:
-    primary = [claim for claim in verdicts.claims if claim.primary]
     name = name_of(regime.treatment)
     titles = (f"{name} − hard switch", f"{name} − chosen baseline")
-    return {title: claim.rows for title, claim in zip(titles, primary, strict=False)}
+    return {title: claim.rows for title, claim in zip(titles, verdicts.leading, strict=False)}
 
 
 def _claim_words(claim: Any) -> dict[str, Any]:

@@ -28,8 +28,9 @@ def pooled_differences(pooled: Mapping[str, Pooled], highlight: str | None, *, n
     zero_line(figure)
     return Plot(
         figure,
-        "Interquartile mean of the paired differences over all shifts and seeds, with 95 % bootstrap "
-        "intervals.",
+        "Interquartile mean of the paired differences over all shifts and the seeds that they share, "
+        "with 95 % bootstrap intervals that redraw the same seeds on every shift; not adjusted for "
+        "the number of methods.",
         _estimates_sheet(name, pooled, "iqm"),
     )
 
@@ -41,7 +42,8 @@ def probabilities(pooled: Mapping[str, Pooled], highlight: str | None, *, name: 
     zero_line(figure, 50.0)
     return Plot(
         figure,
-        "Chance that a run beats a run of the hard switch on a shift drawn at random; 50 % is a draw.",
+        "Chance that a run beats a run of the hard switch on a shift drawn at random, with 95 % "
+        "bootstrap intervals that redraw the same seeds on every shift; 50 % is a draw.",
         _estimates_sheet(name, pooled, "probability"),
     )
 
@@ -143,7 +145,8 @@ def performance_profiles(
     figure.update_xaxes(title_text="target accuracy (%)")
     figure.update_yaxes(title_text="runs above it (%)", range=[-2, 102])
     columns = ("method", "target_accuracy", "share_of_runs_above", "low", "high")
-    caption = "Performance profiles: share of runs above each target accuracy, with 95 % bands."
+    caption = "Performance profiles: share of runs above each target accuracy, with 95 % bands "
+    caption += "for each threshold alone, which take the shifts as independent."
     return Plot(figure, caption, Sheet(name, columns, tuple(rows)), key)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def render_page(
 
 
 def _inert(value: Any) -> Any:
-    """Escape invisible characters in every text that the template prints."""
-    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """Escape invisible characters in every text that the template prints; keep "95 %" together."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return re.sub(r"(?<=\d) %", "\u00a0%", plain(value))
 
 
 def _digest(text: str) -> str:

@@ -13,23 +13,37 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segue.analysis.curves import points
-from segue.analysis.matching import METHOD_PATH, MISSING, flatten, is_seed, key_of, lookup, sort_key
+from segue.analysis.matching import METHOD_PATH, key_of, lookup, sort_key
+from segue.report.budgets import borrowed_tuning, equal_compute_runs
+from segue.report.settings import (
+    LEARNING_RATE_PATHS,
+    SHIFT_PATH,
+    Key,
+    Settings,
+    context_settings,
+    is_tuning,
+    key_of_settings,
+    learning_rate_of,
+    method_of,
+    method_settings,
+    most_run,
+    shift_of,
+    shift_settings,
+)
 from segue.report.text import counted, name_of, setting_text
 
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["LEARNING_RATE_PATHS", "Regime", "Study", "build_study", "shift_of"]
+__all__ = ["Regime", "Study", "build_study"]
 
-SHIFT_PATH = "shift.name"
-LEARNING_RATE_PATHS = ("optimizer.learning_rate", "learning_rate")
-_METRICS = ("target_accuracy", "source_accuracy", "lowest_target_accuracy", "num_gradient_examples")
-
-Settings = Mapping[str, Any]
-Key = tuple[tuple[str, str], ...]
+_METRICS = (
+    "target_accuracy", "source_accuracy", "lowest_target_accuracy", "source_model_accuracy",
+    "source_accuracy_before", "num_gradient_examples",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,13 +54,16 @@ class Regime:
         settings: Its settings by dotted path.
         label: What tells it from the other regimes, for people; empty if it is the only one.
         records: Test runs at the headline settings: each (shift, method, seed) once.
-        tuning: Validation runs of the same regime and method settings, all learning rates.
+        tuning: Validation runs at the same method settings, all learning rates.
+        tuned_at: The budget of the tuning runs in words, where it is another one; else "".
         others: Test runs of the regime at other settings.
         shifts: Names, sorted.
         methods: Names, the hard switch first, then the treatment, then the rest.
         method_settings: Headline settings of each method.
         treatment: The method the claims are about, or None.
         hard_switch: The method it is compared with, or None.
+        equal_compute: Runs of the hard switch with as many gradient examples as the treatment
+            has, in more steps and so of another regime.
         learning_rate_path: Config path of the learning rate, or None.
         notes: What was left out of the tables.
     """
@@ -55,12 +72,14 @@ class Regime:
     label: str
     records: tuple[Record, ...]
     tuning: tuple[Record, ...]
+    tuned_at: str
     others: tuple[Record, ...]
     shifts: tuple[str, ...]
     methods: tuple[str, ...]
     method_settings: Mapping[str, Settings]
     treatment: str | None
     hard_switch: str | None
+    equal_compute: tuple[Record, ...]
     learning_rate_path: str | None
     notes: tuple[str, ...]
 
@@ -91,16 +110,6 @@ class Study:
         return [regime for regime in comparable if len(regime.records) >= least]
 
 
-def shift_of(record: Record) -> str:
-    """Name of the record's shift."""
-    return str(lookup(record.config, SHIFT_PATH))
-
-
-def method_of(record: Record) -> str:
-    """Name of the record's method."""
-    return str(lookup(record.config, METHOD_PATH))
-
-
 def build_study(records: Iterable[Record]) -> Study:
     """Sort records into regimes. Nothing is dropped without a note."""
     everything = tuple(sorted(records, key=lambda r: (r.family, r.kind, r.run_id)))
@@ -112,17 +121,50 @@ def build_study(records: Iterable[Record]) -> Study:
         notes.append(f"{counted(unread, 'run')} without a shift and a method: only listed")
     groups: dict[Key, list[Record]] = defaultdict(list)
     for record in cleaned:
-        groups[_key(context_settings(record))].append(record)
-    contexts = sorted(groups.items())
-    differing = {path for path, _ in _differences([key for key, _ in contexts])}
+        groups[key_of_settings(context_settings(record))].append(record)
+    differing = {path for path, _ in _differences(sorted(groups))}
     regimes = []
-    for _, members in contexts:
+    for _, members in sorted(groups.items()):
         settings = context_settings(members[0])
         label = ", ".join(setting_text(p, v) for p, v in settings.items() if p in differing)
-        if any(lookup(r.config, "split") != "validation" for r in members):
-            regimes.append(_regime(settings, label, members))
+        if not all(map(is_tuning, members)):
+            regimes.append(_regime(settings, label, members, groups))
     regimes.sort(key=lambda r: (-len(r.records), -_budget(r.settings), r.label))
+    notes += _uncompared(regimes, groups)
     return Study(everything, tuple(regimes), tuple(notes))
+
+
+def _uncompared(
+    regimes: Sequence[Regime], groups: Mapping[Key, Sequence[Record]], *, limit: int = 3
+) -> list[str]:
+    """Name the runs that no table, claim or ablation shows."""
+    comparable = [regime for regime in regimes if regime.comparable]
+    shown = {r.run_id for regime in comparable for r in (*regime.records, *regime.others)}
+    longer = {r.run_id for regime in comparable for r in regime.equal_compute} - shown
+    notes = []
+    if longer:
+        notes.append(
+            f"{counted(len(longer), 'run')} of the hard switch with more steps: the baseline at "
+            "equal compute only"
+        )
+    left: dict[str, int] = {}
+    for regime in regimes if comparable else regimes[1:]:
+        members = [r for r in (*regime.records, *regime.others) if r.run_id not in longer]
+        if members and not regime.comparable:
+            left[regime.label] = len(members)
+    if left:
+        listed = list(left)[:limit] + [f"{len(left) - limit} more"] * (len(left) > limit)
+        notes.append(
+            f"{counted(sum(left.values()), 'run')} at settings that lack the hard switch or a "
+            f"smoothing method: compared with nothing ({'; '.join(listed)})"
+        )
+    used = {r.run_id for regime in regimes for r in regime.tuning}
+    unused = sum(is_tuning(r) and r.run_id not in used for runs in groups.values() for r in runs)
+    if unused:
+        notes.append(
+            f"{counted(unused, 'tuning run')} of methods or settings without test runs: not read"
+        )
+    return notes
 
 
 def _budget(settings: Settings) -> float:
@@ -166,71 +208,11 @@ def unreadable_curves(record: Record) -> list[str]:
     return broken
 
 
-def context_settings(record: Record) -> dict[str, Any]:
-    """Settings that define a regime, by dotted path; the family is one of them."""
-    flat = flatten(record.config)
-    kept = {path: value for path, value in flat.items() if _is_context(path)}
-    return {"family": record.family, **dict(sorted(kept.items()))}
-
-
-def _is_context(path: str) -> bool:
-    if is_seed(path) or path == "split" or path in LEARNING_RATE_PATHS:
-        return False
-    first = path.split(".", 1)[0]
-    if first == "source":  # how long the source model trained depends on the shift
-        return path == "source.dataset" or path.startswith("source.model.")
-    return first not in ("shift", "method")
-
-
-def method_settings(record: Record) -> dict[str, Any]:
-    """Settings of the record's method by dotted path, its name aside."""
-    flat = flatten(record.config.get("method", {}), "method")
-    return {path: value for path, value in sorted(flat.items()) if path != METHOD_PATH}
-
-
-def _shift_settings(record: Record) -> dict[str, Any]:
-    flat = flatten(record.config)
-    return {
-        path: value
-        for path, value in sorted(flat.items())
-        if path.split(".", 1)[0] in ("shift", "source") and not is_seed(path)
-        and not _is_context(path)
-    }  # fmt: skip
-
-
-def learning_rate_of(record: Record) -> dict[str, Any]:
-    rates = {path: lookup(record.config, path) for path in LEARNING_RATE_PATHS}
-    return {path: value for path, value in rates.items() if value is not MISSING}
-
-
-def _key(settings: Settings) -> Key:
-    return tuple((path, key_of(value)) for path, value in settings.items())
-
-
 def _differences(keys: Sequence[Key]) -> set[tuple[str, str]]:
     if not keys:
         return set()
     common = set(keys[0]).intersection(*map(set, keys[1:]))
     return set().union(*map(set, keys)) - common
-
-
-def most_run(
-    records: Sequence[Record],
-    tuning: Sequence[Record],
-    settings_of: Callable[[Record], Settings],
-) -> list[Record]:
-    """The records of the setting with the most (shift, seed) cells, then the most tuning runs."""
-    cells: dict[Key, set[tuple[str, str]]] = defaultdict(set)
-    tuned: dict[Key, int] = defaultdict(int)
-    for record in records:
-        seed = key_of(lookup(record.config, "seed"))
-        cells[_key(settings_of(record))].add((shift_of(record), seed))
-    for record in tuning:
-        tuned[_key(settings_of(record))] += 1
-    if not cells:
-        return []
-    best = min(cells, key=lambda key: (-len(cells[key]), -tuned[key], key))
-    return [record for record in records if _key(settings_of(record)) == best]
 
 
 def _split(records: Sequence[Record], name: Callable[[Record], str]) -> dict[str, list[Record]]:
@@ -240,14 +222,19 @@ def _split(records: Sequence[Record], name: Callable[[Record], str]) -> dict[str
     return dict(sorted(parts.items()))
 
 
-def _regime(settings: Settings, label: str, members: Sequence[Record]) -> Regime:
-    tests = [r for r in members if lookup(r.config, "split") != "validation"]
-    tuning = [r for r in members if lookup(r.config, "split") == "validation"]
+def _regime(
+    settings: Settings,
+    label: str,
+    members: Sequence[Record],
+    groups: Mapping[Key, Sequence[Record]],
+) -> Regime:
+    tests = [r for r in members if not is_tuning(r)]
+    tuning = [r for r in members if is_tuning(r)]
     kept: list[Record] = []
     by_shift = _split(tests, shift_of)
     for shift, runs in by_shift.items():
         seen = [r for r in tuning if shift_of(r) == shift]
-        kept += most_run(runs, seen, _shift_settings)
+        kept += most_run(runs, seen, shift_settings)
     headline: dict[str, Settings] = {}
     chosen: list[Record] = []
     for method, runs in _split(kept, method_of).items():
@@ -268,17 +255,28 @@ def _regime(settings: Settings, label: str, members: Sequence[Record]) -> Regime
             f"{counted(len(others), 'more run')} at other settings of a method, shown under "
             "Ablations where only one setting differs"
         )
+    tuned_at = ""
+    if tuning:
+        tuning = _matching_tuning(tuning, chosen, headline)
+    else:
+        tuning, tuned_at = borrowed_tuning(settings, headline, chosen, groups)
+    longer: list[Record] = []
+    if hard is not None and treatment is not None:
+        runs = [r for r in chosen if method_of(r) == hard]
+        longer = equal_compute_runs(settings, headline[treatment], runs, groups)
     return Regime(
         settings=settings,
         label=label,
         records=tuple(chosen),
-        tuning=tuple(_matching_tuning(tuning, chosen, headline)),
+        tuning=tuple(tuning),
+        tuned_at=tuned_at,
         others=others,
         shifts=tuple(by_shift),
         methods=tuple(first + [name for name in names if name not in first]),
         method_settings=headline,
         treatment=treatment,
         hard_switch=hard,
+        equal_compute=tuple(longer),
         learning_rate_path=rates[0] if rates else None,
         notes=tuple(notes),
     )
@@ -287,13 +285,13 @@ def _regime(settings: Settings, label: str, members: Sequence[Record]) -> Regime
 def _matching_tuning(
     tuning: Sequence[Record], chosen: Sequence[Record], headline: Mapping[str, Settings]
 ) -> list[Record]:
-    shifts = {shift_of(record): _key(_shift_settings(record)) for record in chosen}
+    shifts = {shift_of(record): key_of_settings(shift_settings(record)) for record in chosen}
     return [
         record
         for record in tuning
-        if _key(_shift_settings(record)) == shifts.get(shift_of(record))
+        if key_of_settings(shift_settings(record)) == shifts.get(shift_of(record))
         and method_of(record) in headline
-        and _key(method_settings(record)) == _key(headline[method_of(record)])
+        and key_of_settings(method_settings(record)) == key_of_settings(headline[method_of(record)])
     ]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 
 from segue.analysis.comparison import ComparisonRow
-from segue.report.claims import group_name, judge
+from segue.report.claims import judge
+from segue.report.sentences import group_name
 from segue.report.study import Study, describe_regime
 from segue.report.text import name_of, number, plain, signed
 
@@ -31,7 +32,7 @@ def forest_svg(study: Study, *, rng_seed: int = 0) -> str:
     regime = next((regime for regime in study.shown if regime.comparable), None)
     rows: Sequence[ComparisonRow] = ()
     if regime is not None:
-        claims = [c for c in judge(regime, rng_seed=rng_seed).claims if c.primary]
+        claims = judge(regime, rng_seed=rng_seed).leading
         rows = claims[0].rows if claims else ()
     rows = [row for row in rows if row.difference.num_pairs]
     if regime is None or not rows:

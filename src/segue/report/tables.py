@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segue.report.ablations import Sweep, find_sweeps, safest_share
-from segue.report.claims import RegimeVerdicts, group_name, judge, summarise, verdict_words
+from segue.report.claims import Claim, RegimeVerdicts, judge
 from segue.report.listing import MethodRow, failures, method_rows
+from segue.report.sentences import group_name, summarise, verdict_words
 from segue.report.study import Regime, Study, build_study, describe_regime, headline_settings
 from segue.report.text import counted, name_of, number, plain, signed, value_text
 
@@ -54,7 +55,7 @@ def console_tables(records: Iterable[Record], *, rng_seed: int = 0) -> list[Tabl
 
 
 def _regime_table(regime: Regime, verdicts: RegimeVerdicts) -> Table:
-    sentences = [f"{c.question} {c.sentence}" for c in verdicts.claims if c.primary]
+    sentences = [f"{c.question} {c.sentence}" for c in verdicts.leading]
     table = Table(
         "method",
         title=escape(plain(describe_regime(regime), 200)),
@@ -124,17 +125,17 @@ def markdown_table(records: Iterable[Record] | Study, *, rng_seed: int = 0) -> s
     return (
         f"{table}\n\nTarget accuracy in %, mean ± standard deviation over seeds, and the paired "
         "difference to the hard switch in points (▲ helps, ▼ hurts, ○ undecided; Holm over the "
-        f"shifts). {cell(describe_regime(regime))}."
+        f"shifts, for each method by itself). {cell(describe_regime(regime))}."
     )
 
 
 def primary_table(study: Study, *, rng_seed: int = 0) -> str:
-    """The primary verdict of the first regime: a row a shift, both halves side by side."""
+    """The leading claims of the first regime: a row a shift, both halves side by side."""
     regime = next((regime for regime in study.shown if regime.comparable), None)
     if regime is None:
         return "No verdicts yet."
     verdicts = judge(regime, rng_seed=rng_seed)
-    halves = [claim for claim in verdicts.claims if claim.primary]
+    halves = verdicts.leading
     methods = method_rows(regime, verdicts)
     rows = []
     for row in halves[0].rows if halves else ():
@@ -154,8 +155,15 @@ def primary_table(study: Study, *, rng_seed: int = 0) -> str:
     if len(halves) > 1:
         columns += ["chosen baseline", "against chosen baseline"]
     rows = [[*cells, *["–"] * (len(columns) - len(cells))] for cells in rows]
-    lines = [f"- {cell_long(claim.question)} {cell_long(claim.sentence)}" for claim in halves]
+    lines = [_claim_line(claim) for claim in halves]
+    if not all(claim.primary for claim in halves):
+        lines.append("- Not a primary verdict: that needs tuning runs and ten fresh seeds a shift.")
     return "\n".join([_markdown(columns, rows), "", *lines])
+
+
+def _claim_line(claim: Claim) -> str:
+    basis = f" ({claim.basis})" if claim.basis else ""
+    return f"- {cell_long(claim.question)} {cell_long(claim.sentence + basis)}"
 
 
 def _compared(row: ComparisonRow) -> str:
@@ -180,7 +188,7 @@ def verdict_list(study: Study, *, rng_seed: int = 0) -> str:
         if regime.label:
             lines.append(f"**{cell(regime.label)}**\n")
         for claim in judge(regime, rng_seed=rng_seed).claims:
-            lines.append(f"- {cell_long(claim.question)} {cell_long(claim.sentence)}")
+            lines.append(_claim_line(claim))
         lines.append("")
     return "\n".join(lines).strip() or "No verdicts yet."
 

@@ -1,0 +1,112 @@
+"""The settings of a run by what they belong to: regime, shift, method or learning rate."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from segue.analysis.matching import METHOD_PATH, MISSING, flatten, is_seed, key_of, lookup
+
+if TYPE_CHECKING:
+    from segue.runs.records import Record
+
+__all__ = [
+    "LEARNING_RATE_PATHS",
+    "SHIFT_PATH",
+    "Key",
+    "Settings",
+    "context_settings",
+    "is_tuning",
+    "key_of_settings",
+    "learning_rate_of",
+    "method_of",
+    "method_settings",
+    "most_run",
+    "shift_of",
+    "shift_settings",
+]
+
+SHIFT_PATH = "shift.name"
+LEARNING_RATE_PATHS = ("optimizer.learning_rate", "learning_rate")
+
+Settings = Mapping[str, Any]
+Key = tuple[tuple[str, str], ...]
+
+
+def shift_of(record: Record) -> str:
+    """Name of the record's shift."""
+    return str(lookup(record.config, SHIFT_PATH))
+
+
+def method_of(record: Record) -> str:
+    """Name of the record's method."""
+    return str(lookup(record.config, METHOD_PATH))
+
+
+def is_tuning(record: Record) -> bool:
+    """Whether the run was measured on validation examples, to choose settings by."""
+    return bool(lookup(record.config, "split") == "validation")
+
+
+def context_settings(record: Record) -> dict[str, Any]:
+    """Settings that define a regime, by dotted path; the family is one of them."""
+    flat = flatten(record.config)
+    kept = {path: value for path, value in flat.items() if _is_context(path)}
+    return {"family": record.family, **dict(sorted(kept.items()))}
+
+
+def _is_context(path: str) -> bool:
+    if is_seed(path) or path == "split" or path in LEARNING_RATE_PATHS:
+        return False
+    first = path.split(".", 1)[0]
+    if first == "source":  # how long the source model trained depends on the shift
+        return path == "source.dataset" or path.startswith("source.model.")
+    return first not in ("shift", "method")
+
+
+def method_settings(record: Record) -> dict[str, Any]:
+    """Settings of the record's method by dotted path, its name aside."""
+    flat = flatten(record.config.get("method", {}), "method")
+    return {path: value for path, value in sorted(flat.items()) if path != METHOD_PATH}
+
+
+def shift_settings(record: Record) -> dict[str, Any]:
+    """Settings of the record's shift and source training, seeds aside."""
+    flat = flatten(record.config)
+    return {
+        path: value
+        for path, value in sorted(flat.items())
+        if path.split(".", 1)[0] in ("shift", "source") and not is_seed(path)
+        and not _is_context(path)
+    }  # fmt: skip
+
+
+def learning_rate_of(record: Record) -> dict[str, Any]:
+    """The record's learning rate by its dotted path; empty if it has none."""
+    rates = {path: lookup(record.config, path) for path in LEARNING_RATE_PATHS}
+    return {path: value for path, value in rates.items() if value is not MISSING}
+
+
+def key_of_settings(settings: Settings) -> Key:
+    """Settings as a value that can be compared and hashed."""
+    return tuple((path, key_of(value)) for path, value in settings.items())
+
+
+def most_run(
+    records: Sequence[Record],
+    tuning: Sequence[Record],
+    settings_of: Callable[[Record], Settings],
+) -> list[Record]:
+    """The records of the setting with the most (shift, seed) cells, then the most tuning runs."""
+    cells: dict[Key, set[tuple[str, str]]] = defaultdict(set)
+    tuned: dict[Key, int] = defaultdict(int)
+    for record in records:
+        seed = key_of(lookup(record.config, "seed"))
+        cells[key_of_settings(settings_of(record))].add((shift_of(record), seed))
+    for record in tuning:
+        tuned[key_of_settings(settings_of(record))] += 1
+    if not cells:
+        return []
+    best = min(cells, key=lambda key: (-len(cells[key]), -tuned[key], key))
+    return [record for record in records if key_of_settings(settings_of(record)) == best]
