@@ -22,6 +22,7 @@ from segue.report.tables import (
     settings_table,
     verdict_list,
 )
+from segue.report.tuning import tuning_table
 from segue.runs.records import Record, compact
 
 Make = Callable[..., list[Record]]
@@ -194,3 +195,18 @@ def test_captions_and_verdicts_say_what_the_numbers_rest_on(records: list[Record
     assert "Holm over the shifts, for each method by itself" in markdown_table(records)
     line = next(x for x in verdict_list(build_study(records)).splitlines() if "equal compute" in x)
     assert "(read from each run's own curve where it had spent" in line
+
+
+def test_the_tuning_table_has_a_row_a_rate_and_marks_the_best(make_records: Make) -> None:
+    text = tuning_table(build_study(make_records(shifts=("blur", "contrast"), ablations=False)))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0].startswith("| method | learning rate | blur | contrast |")
+    smoothing = [line for line in lines if line.startswith("| smoothing |")]
+    assert len(smoothing) >= 2
+    for column in (3, 4):
+        assert sum("**" in line.split("|")[column] for line in smoothing) == 1
+    assert "tuning seeds that are done" in text
+
+
+def test_without_tuning_runs_the_tuning_table_says_so() -> None:
+    assert tuning_table(build_study([])) == "No tuning runs yet."

@@ -27,6 +27,7 @@ from segue.report.tables import (
     settings_table,
     verdict_list,
 )
+from segue.report.tuning import tuning_table
 from segue.runs.records import load_records, write_atomically
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "verdicts": verdict_list,
     "settings": settings_table,
     "choosing-k": default_k_text,
+    "tuning": tuning_table,
     "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
     "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),
     "ablation-shape": lambda s: ablation_table(s, "method.schedule.shape"),

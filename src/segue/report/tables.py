@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ablation_table",
+    "cell",
     "console_tables",
     "default_k_text",
+    "markdown",
     "markdown_table",
     "primary_table",
     "settings_table",
@@ -97,9 +99,10 @@ def _entity(match: re.Match[str]) -> str:
     return f"&#{ord(match.group())};"
 
 
-def _markdown(
+def markdown(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)
 ) -> str:
+    """A Markdown table of escaped cells; the columns named in ``left`` are aligned to the left."""
     rule = ["---" if i in left else "---:" for i in range(len(columns))]
     lines = [columns, rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -121,7 +124,7 @@ def markdown_table(records: Iterable[Record] | Study, *, rng_seed: int = 0) -> s
         [cell(name_of(method)), *(_cell_of(found.get((shift, method))) for shift in rows)]
         for method in regime.methods
     ]
-    table = _markdown(["method", *(cell(name_of(shift)) for shift in rows)], lines)
+    table = markdown(["method", *(cell(name_of(shift)) for shift in rows)], lines)
     return (
         f"{table}\n\nTarget accuracy in %, mean ± standard deviation over seeds, and the paired "
         "difference to the hard switch in points (▲ helps, ▼ hurts, ○ undecided; Holm over the "
@@ -158,7 +161,7 @@ def primary_table(study: Study, *, rng_seed: int = 0) -> str:
     lines = [_claim_line(claim) for claim in halves]
     if not all(claim.primary for claim in halves):
         lines.append("- Not a primary verdict: that needs tuning runs and ten fresh seeds a shift.")
-    return "\n".join([_markdown(columns, rows), "", *lines])
+    return "\n".join([markdown(columns, rows), "", *lines])
 
 
 def _claim_line(claim: Claim) -> str:
@@ -213,7 +216,7 @@ def settings_table(study: Study, *, rng_seed: int = 0) -> str:
                 [cell(regime.label or describe_regime(regime)),
                  cell(headline_settings(regime, str(regime.treatment))), cell_long(sentence)]
             )  # fmt: skip
-    return _markdown(["setting", "method", "against the hard switch"], rows, left=(0, 1, 2))
+    return markdown(["setting", "method", "against the hard switch"], rows, left=(0, 1, 2))
 
 
 def ablation_table(study: Study, path: str) -> str:
@@ -230,7 +233,7 @@ def ablation_table(study: Study, path: str) -> str:
     if sweep.means:
         lines.append(["**mean**", *(f"**{_swept(p.mean)}**" for p in sweep.means)])
     values = [cell(value_text(value)) for value in sweep.values]
-    table = _markdown([cell(sweep.label), *values], lines)
+    table = markdown([cell(sweep.label), *values], lines)
     seeds = max((p.num_pairs for p in sweep.points), default=0)
     return (
         f"{table}\n\nPoints of target accuracy over the hard switch, up to {counted(seeds, 'seed')} "
