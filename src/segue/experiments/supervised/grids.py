@@ -20,7 +20,7 @@ FRESH_SEEDS = tuple(range(10))
 """Seeds of the verdicts; nothing is chosen on them."""
 TUNING_SEEDS = (1000, 1001)
 """Seeds on which learning rates and the best baseline are chosen, by validation accuracy."""
-LEARNING_RATES = (0.005, 0.02, 0.08)
+LEARNING_RATES = (0.00125, 0.005, 0.02, 0.08)
 COMPARED = (
     "hard_switch",
     "smoothing",
