@@ -127,6 +127,8 @@ class Browser:
         self.run(
             "(async () => { for (const e of document.querySelectorAll('.plot')) {"
             " e.scrollIntoView({behavior: 'instant'});"
+            # A figure is drawn when it comes into view: on a busy machine that takes a while.
+            " for (let n = 0; n < 2000 && !e.querySelector('svg'); n++)"
             " await new Promise((r) => setTimeout(r, 30)); } window.scrollTo(0, 0); })()"
         )
         self.wait("[...document.querySelectorAll('.plot')].every((e) => e.querySelector('svg'))")
