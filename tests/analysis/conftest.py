@@ -5,28 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-try:
-    from segue.runs.records import Record
-except ModuleNotFoundError:  # STAND-IN until the records land
-
-    @dataclass(frozen=True)
-    class Record:  # type: ignore[no-redef]
-        run_id: str
-        family: str
-        kind: str
-        config: dict[str, Any]
-        status: str
-        error: dict[str, str] | None
-        metrics: dict[str, Any]
-        curves: dict[str, Any]
-        artifacts: dict[str, Any]
-        provenance: dict[str, Any]
-        timing: dict[str, Any]
+from segue.runs.records import Record
 
 
 @pytest.fixture
