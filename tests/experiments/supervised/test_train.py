@@ -144,7 +144,7 @@ def test_a_fresh_head_keeps_the_body_and_scratch_keeps_nothing(store: Store) -> 
 
     def shared(name: str) -> set[str]:
         adaptation = config(name)
-        model = _initial_model(adaptation, RunContext(adaptation, store))
+        model = _initial_model(adaptation, source if adaptation.requires() else None)
         return {n for n, v in model.state_dict().items() if torch.equal(v, source[n])}
 
     everything = set(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import segue
 from segue.experiments.supervised.config import AdaptationConfig, SourceConfig
+from segue.experiments.supervised.data import Labelled
 from segue.experiments.supervised.loop import (
     Curves,
     build_optimizer,
@@ -119,8 +121,12 @@ class _Adaptation:
         self.config, self.method = config, config.method
         self.task: AdaptationTask = load_adaptation(config, context.data_root, context.store.cache)
         torch.manual_seed(config.seed)
-        self.source_model_accuracy = self._measure_source_model(context)
-        self.model = _initial_model(config, context).train()
+        weights = context.artifact(config.source) if config.requires() else None
+        # Before anything is drawn anew: what can be forgotten.
+        self.source_model_accuracy = (
+            None if weights is None else _accuracy_of(config, weights, self.task.source_test)
+        )
+        self.model = _initial_model(config, weights).train()
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.target = segue.Replay(
             (self.task.target_train.images, self.task.target_train.labels),
@@ -155,14 +161,6 @@ class _Adaptation:
         self.step = 0
         self.num_gradient_examples = 0
         self.num_target_examples_used = 0
-
-    def _measure_source_model(self, context: RunContext) -> float | None:
-        """Accuracy on the source before anything is drawn anew: what can be forgotten."""
-        if not self.config.requires():
-            return None
-        model = build_model(self.config.source.model, seed=0)
-        model.load_state_dict(context.artifact(self.config.source))
-        return evaluate(model, *self.task.source_test)[0]
 
     def train_step(self) -> None:
         """One optimizer step."""
@@ -289,15 +287,24 @@ class _Adaptation:
         self.num_target_examples_used = state["num_target_examples_used"]
 
 
-def _initial_model(config: AdaptationConfig, context: RunContext) -> nn.Module:
+def _accuracy_of(
+    config: AdaptationConfig, weights: Mapping[str, Tensor], examples: Labelled
+) -> float:
+    """Accuracy of the source model on ``examples``."""
+    model = build_model(config.source.model, seed=config.seed)
+    model.load_state_dict(dict(weights))
+    return evaluate(model, *examples)[0]
+
+
+def _initial_model(config: AdaptationConfig, source: Mapping[str, Tensor] | None) -> nn.Module:
     """The network at the first target step; everything drawn is a function of the seed."""
     initialization = config.method.initialization
     # Another seed than the source model's, else a fresh head would be the one it started from.
     model = build_model(config.source.model, seed=1_000_003 + config.seed)
-    if initialization == "scratch":
+    if source is None:
         return model
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    weights = context.artifact(config.source)
+    weights = dict(source)
     trained = dict(model.named_parameters())  # not the running statistics of a batch norm
     for name, value in weights.items():
         if initialization == "fresh_head" and name.startswith("head."):
