@@ -9,12 +9,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo install-dev lint format test test-slow bench
+.PHONY: help demo install-dev lint format test test-slow test-gpu bench
 
 help:
 	@echo "make demo       compare smoothing with its baselines on digits, and write a report"
 	@echo "make test       lint, types, import rules and all tests but the slow ones"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make lint       lint, types and import rules"
 	@echo "make format     rewrite the code in the project's format"
 	@echo "make bench      measure what a step costs during the ramp and after it"
@@ -35,10 +36,13 @@ format: install-dev
 	$(BIN)/ruff format
 
 test: lint
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -n 2 -m "not slow and not gpu"
 
 test-slow: install-dev
 	$(PYTEST) -n 2 -m slow
+
+test-gpu: install-dev
+	$(PYTEST) -m gpu
 
 bench: install-dev
 	$(BIN)/python -m benchmarks

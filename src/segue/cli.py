@@ -98,6 +98,7 @@ def run(
     out: Path = Path("runs"),
     results: Path | None = None,
     num_workers: int | None = None,
+    device: str = "cpu",
     dry_run: bool = False,
     retry_failed: bool = False,
 ) -> None:
@@ -113,6 +114,7 @@ def run(
         results: Parquet file of records: those in it are not run again, and it is rewritten with
             all records of the family at the end.
         num_workers: Processes; one per core by default.
+        device: Where to train, such as cuda; the processes share it.
         dry_run: Show the phases, the number of runs and their cost, and run nothing.
         retry_failed: Run again what failed.
     """
@@ -124,7 +126,15 @@ def run(
         return
     root = data or os.environ.get("SEGUE_DATA")
     records = _execute(
-        chosen, family, out, results, root, num_workers, console, retry_failed=retry_failed
+        chosen,
+        family,
+        out,
+        results,
+        root,
+        num_workers,
+        console,
+        retry_failed=retry_failed,
+        device=device,
     )
     _show(records, out / f"{family}-{preset}.html", console)
 
@@ -229,6 +239,7 @@ def _execute(
     console: Console,
     *,
     retry_failed: bool = False,
+    device: str = "cpu",
 ) -> list[Record]:
     """Run the phases in turn; return the records of all of them."""
     from segue.runs.execution import execute
@@ -258,6 +269,7 @@ def _execute(
                 console=console,
                 command=_command(_arguments),
                 retry_failed=retry_failed,
+                device=device,
             )
             known = load_records(_existing(results, out / family))
             records.update((r.run_id, r) for r in known if r.run_id in wanted)

@@ -74,6 +74,7 @@ class RunContext:
         report: Called with the number of steps done and their total.
         num_resumes: How often this run was cut off and went on.
         checkpoint_steps: Also ask for a checkpoint every so many steps; None for time alone.
+        device: Where to train, as torch names it. Generators that draw data stay on the CPU.
     """
 
     config: RunConfig
@@ -83,6 +84,7 @@ class RunContext:
     report: Callable[[int, int], None] = lambda step, total: None
     num_resumes: int = 0
     checkpoint_steps: int | None = None
+    device: str = "cpu"
     _elapsed: float = 0.0
     _started: float = field(default_factory=time.monotonic)
     _saved: float = field(default_factory=time.monotonic)

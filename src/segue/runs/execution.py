@@ -73,6 +73,7 @@ def execute(
     checkpoint_steps: int | None = None,
     command: str | None = None,
     retry_failed: bool = False,
+    device: str = "cpu",
 ) -> Summary:
     """Execute a grid of runs; what has a record is skipped, what was cut off resumes.
 
@@ -92,14 +93,17 @@ def execute(
         checkpoint_steps: Also write one every so many steps; None for time alone.
         command: Command line, for the records.
         retry_failed: Run again what has failed before.
+        device: Where the runs train, as torch names it; several workers may share one GPU.
 
     Raises:
+        ValueError: If torch cannot use ``device``.
         OSError: If ``out`` cannot be written, or another process executes a grid in it.
         RuntimeError: If the worker processes cannot start.
     """
     started = time.monotonic()
     workers = os.cpu_count() or 1 if num_workers is None else num_workers
     check_count("num_workers", workers)
+    _check_device(device)
     store = Store(out)
     write_atomically(out / ".writable", b"")  # an unwritable folder is known before any training
     lock = FileLock(out / ".lock", timeout=0)
@@ -114,7 +118,7 @@ def execute(
         _tidy(grid, store)
         kept = load_records(results) if results is not None and results.exists() else []
         pending = _pending(grid, store, kept, retry_failed)
-        job = Job(store, data_root, checkpoint_seconds, command, checkpoint_steps)
+        job = Job(store, data_root, checkpoint_seconds, command, checkpoint_steps, device)
         expected = {
             record.run_id: record.artifacts["artifact"]["sha256"]
             for record in kept
@@ -138,6 +142,16 @@ def execute(
         progress.num_skipped,
         time.monotonic() - started,
     )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # an AssertionError if built without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that torch can use, got {device!r}: {reason}"
+        ) from None
 
 
 def _pending(

@@ -15,11 +15,14 @@ __all__ = ["provenance"]
 _PACKAGES = ("segue", "torch", "numpy", "safetensors", "scikit-learn", "polars", "pillow")
 
 
-def provenance(command: str | None) -> dict[str, Any]:
-    """Return versions, commit, processor, threads and the command that made a run."""
+def provenance(command: str | None, device: str = "cpu") -> dict[str, Any]:
+    """Return versions, commit, processor, accelerator, threads and the command that made a run."""
     import torch
 
-    return {**_machine(), "num_threads": torch.get_num_threads(), "command": command}
+    found = {**_machine(), "num_threads": torch.get_num_threads(), "command": command}
+    if torch.device(device).type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
 
 
 @functools.lru_cache(maxsize=1)

@@ -38,6 +38,7 @@ class Job:
     checkpoint_seconds: float
     command: str | None
     checkpoint_steps: int | None = None
+    device: str = "cpu"
 
 
 def start_worker(messages: multiprocessing.Queue[tuple[str, float]]) -> None:
@@ -75,6 +76,7 @@ def work(config: RunConfig, job: Job, report: Callable[[str, float], None] | Non
         job.checkpoint_seconds,
         report=_reporter(run_id(config), _send if report is None else report),
         checkpoint_steps=job.checkpoint_steps,
+        device=job.device,
     )
     keep_checkpoint = False
     try:
@@ -111,7 +113,7 @@ def failed_record(config: RunConfig, job: Job, error: BaseException) -> Record:
             "message": str(error),
             "traceback": _without_folders("".join(traceback.format_exception(error))),
         },
-        provenance=provenance(job.command),
+        provenance=provenance(job.command, job.device),
     )
 
 
@@ -138,7 +140,10 @@ def _completed_record(config: RunConfig, job: Job, result: RunResult) -> Record:
         metrics=dict(result.metrics),
         curves=dict(result.curves),
         artifacts=artifacts,
-        provenance={**provenance(job.command), "data_fingerprint": result.data_fingerprint},
+        provenance={
+            **provenance(job.command, job.device),
+            "data_fingerprint": result.data_fingerprint,
+        },
     )
     if result.artifact is not None:  # last: where an artifact is, nothing else was wrong
         save_checkpoint(job.store.artifact(config), dict(result.artifact))

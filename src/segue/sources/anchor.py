@@ -85,4 +85,7 @@ class L2SP:
         if set(saved) != set(self._anchor):
             differing = sorted(set(saved) ^ set(self._anchor))
             raise ValueError(f"model must have the anchored parameters; these differ: {differing}")
-        self._anchor = {name: value.clone() for name, value in saved.items()}
+        self._anchor = {
+            name: value.to(self._parameters[name].device, copy=True)
+            for name, value in saved.items()
+        }

@@ -53,6 +53,10 @@ class Labelled(NamedTuple):
         """The examples at ``index``."""
         return Labelled(self.images[index], self.labels[index])
 
+    def to(self, device: torch.device | str) -> Labelled:
+        """The examples on ``device``."""
+        return Labelled(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -78,7 +82,9 @@ class ImageData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map float images in [0, 1] to zero mean and unit variance per channel."""
-        mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(x, device=images.device).view(1, -1, 1, 1) for x in (self.mean, self.std)
+        )
         return (images - mean) / std
 
 

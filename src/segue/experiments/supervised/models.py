@@ -114,8 +114,8 @@ class _Block(nn.Module):
         return F.relu(self.shortcut(x) + self.norm2(self.conv2(hidden)))
 
 
-def build_model(config: ResNetConfig, *, seed: int) -> ResNet:
-    """Build a network whose initial weights depend on ``seed`` alone.
+def build_model(config: ResNetConfig, *, seed: int, device: str = "cpu") -> ResNet:
+    """Build a network on ``device`` whose initial weights depend on ``seed`` alone.
 
     The global random state is left as it was.
     """
@@ -123,7 +123,7 @@ def build_model(config: ResNetConfig, *, seed: int) -> ResNet:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         model = ResNet(config)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def resnet18(num_classes: int = 10, norm: Norm = "batch") -> ResNetConfig:

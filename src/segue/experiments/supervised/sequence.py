@@ -161,11 +161,13 @@ def sequence_grid(parts: Sequence[str], methods: Iterable[str]) -> Grid:
 
 def _run(config: SequenceConfig, context: RunContext) -> RunResult:
     parts = config.shift.parts
+    device = context.device
     tasks = [
-        load_adaptation(config.part(name), context.data_root, context.store.cache) for name in parts
+        load_adaptation(config.part(name), context.data_root, context.store.cache, device)
+        for name in parts
     ]
     torch.manual_seed(config.seed)
-    model = build_model(config.source.model, seed=config.seed).train()
+    model = build_model(config.source.model, seed=config.seed, device=device).train()
     model.load_state_dict(context.artifact(config.source))
     optimizer = build_optimizer(config.optimizer, model)
     num_steps, num_parts = config.num_target_steps, len(parts)
@@ -196,7 +198,7 @@ def _run(config: SequenceConfig, context: RunContext) -> RunResult:
         smoothing.load_state_dict(state["smoothing"])
         part = min(step // num_steps, num_parts - 1)
         if step % num_steps:  # else the loop begins the next part with streams of its own
-            target, replay = _stream(config, tasks, part), _bank(config, tasks, part)
+            target, replay = _stream(config, tasks, part), _bank(config, tasks, part, device)
             target.load_state_dict(state["target"])
             if replay is not None:
                 replay.load_state_dict(state["replay"])
@@ -207,7 +209,7 @@ def _run(config: SequenceConfig, context: RunContext) -> RunResult:
     while step < num_steps * num_parts:
         part, step_of_part = divmod(step, num_steps)
         if step_of_part == 0:
-            target, replay = _stream(config, tasks, part), _bank(config, tasks, part)
+            target, replay = _stream(config, tasks, part), _bank(config, tasks, part, device)
         if step_of_part in when:
             measure()
         for group in optimizer.param_groups:
@@ -223,7 +225,7 @@ def _run(config: SequenceConfig, context: RunContext) -> RunResult:
         def source_loss(replay: segue.Replay | None = replay) -> Tensor:
             nonlocal num_examples
             if replay is None:
-                return torch.zeros(())
+                return torch.zeros((), device=device)
             old_images, old_labels = next(replay)
             num_examples += len(old_labels)
             return F.cross_entropy(model(old_images), old_labels)
@@ -271,7 +273,7 @@ def _stream(config: SequenceConfig, tasks: Sequence[AdaptationTask], part: int) 
 
 
 def _bank(
-    config: SequenceConfig, tasks: Sequence[AdaptationTask], part: int
+    config: SequenceConfig, tasks: Sequence[AdaptationTask], part: int, device: str
 ) -> segue.Replay | None:
     """The replay bank of a part: examples of the task before it."""
     if not config.method.uses_source_data:
@@ -282,6 +284,7 @@ def _bank(
         num_examples=config.method.num_bank_examples,
         batch_size=config.method.replay_batch_size,
         seed=config.seed,
+        device=device,
     )
 
 

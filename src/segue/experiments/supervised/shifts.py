@@ -101,7 +101,8 @@ class ShiftConfig:
 
 def gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator, seed: int) -> Tensor:
     """Add noise of standard deviation ``sigma``, drawn once per image, clipped to [0, 1]."""
-    return (images + sigma * torch.randn(images.shape, generator=generator)).clamp(0.0, 1.0)
+    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    return (images + sigma * noise).clamp(0.0, 1.0)
 
 
 def blur(images: Tensor, width: float, generator: torch.Generator, seed: int) -> Tensor:
@@ -110,7 +111,7 @@ def blur(images: Tensor, width: float, generator: torch.Generator, seed: int) ->
     radius = max(1, math.ceil(2.5 * sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
+    kernel = (kernel / kernel.sum()).to(images.device)
     channels = images.shape[1]
     for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
         weight = kernel.view(1, 1, *shape).expand(channels, 1, -1, -1)
@@ -134,7 +135,7 @@ def pixel_permutation(images: Tensor, _: float, generator: torch.Generator, seed
     """Permute the pixels, in the same way for all images of a seed."""
     num_pixels = images.shape[-2] * images.shape[-1]
     order = torch.randperm(num_pixels, generator=torch.Generator().manual_seed(seed))
-    return images.flatten(2)[:, :, order].reshape(images.shape)
+    return images.flatten(2)[:, :, order.to(images.device)].reshape(images.shape)
 
 
 SHIFTS: dict[str, Shift] = {

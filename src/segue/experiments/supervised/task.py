@@ -78,19 +78,25 @@ class _Division:
 
 
 def load_source(
-    config: SourceConfig, data_root: str | Path | None, cache_dir: Path | None = None
+    config: SourceConfig,
+    data_root: str | Path | None,
+    cache_dir: Path | None = None,
+    device: str = "cpu",
 ) -> SourceTask:
-    """Build the training and test set of a source run."""
+    """Build the training and test set of a source run; only the latter is put on ``device``."""
     data = load_data(config.dataset, data_root, cache_dir)
     train, test = _source_sets(data, config.source_task, config.seed)
     check_labels(train.labels, config.model.num_classes, config.dataset)
-    return SourceTask(data, train, _normalised(data, test))
+    return SourceTask(data, train, _normalised(data, test.to(device)))
 
 
 def load_adaptation(
-    config: AdaptationConfig, data_root: str | Path | None, cache_dir: Path | None = None
+    config: AdaptationConfig,
+    data_root: str | Path | None,
+    cache_dir: Path | None = None,
+    device: str = "cpu",
 ) -> AdaptationTask:
-    """Build what an adaptation is trained and tested on.
+    """Build what an adaptation is trained and tested on; all but ``source_train`` on ``device``.
 
     Raises:
         ValueError: If the target has fewer than ``num_target_examples`` examples, or a label does
@@ -115,9 +121,9 @@ def load_adaptation(
     source_train, source_test = _source_sets(data, config.source.source_task, seed)
     task = AdaptationTask(
         _Normalised(data, source_train),
-        _normalised(data, source_test),
-        _to_target(data, config, target_train, 0),
-        _to_target(data, config, held_out, 1),
+        _normalised(data, source_test.to(device)),
+        _to_target(data, config, target_train, 0, device),
+        _to_target(data, config, held_out, 1, device),
         data.fingerprint,
     )
     for part in (task.target_train, task.target_test, source_train):
@@ -168,14 +174,15 @@ def _of_target_classes(examples: Labelled, shift: str, num_classes: int) -> Labe
 
 
 def _to_target(
-    data: ImageData, config: AdaptationConfig, examples: Labelled, stream: int
+    data: ImageData, config: AdaptationConfig, examples: Labelled, stream: int, device: str
 ) -> Labelled:
     generator = torch.Generator().manual_seed(2 * config.seed + stream)
-    images = config.shift.transform(examples.images.float() / 255.0, generator, config.seed)
+    images = examples.images.to(device).float() / 255.0
+    images = config.shift.transform(images, generator, config.seed)
     labels = examples.labels
     if config.shift.name == "label_permutation":
         labels = permuted_labels(labels, data.num_classes, config.seed)
-    return Labelled(data.normalise(images), labels)
+    return Labelled(data.normalise(images), labels.to(device))
 
 
 def _normalised(data: ImageData, examples: Labelled) -> Labelled:

@@ -39,9 +39,10 @@ _WARMUP_SHARE = 10  # the source model's learning rate rises over the first tent
 
 def train_source(config: SourceConfig, context: RunContext) -> RunResult:
     """Train the source model of ``config.seed``; its weights are the run's artifact."""
-    task = load_source(config, context.data_root, context.store.cache)
+    device = context.device
+    task = load_source(config, context.data_root, context.store.cache, device)
     torch.manual_seed(config.seed)
-    model = build_model(config.model, seed=config.seed).train()
+    model = build_model(config.model, seed=config.seed, device=device).train()
     optimizer = build_optimizer(config.optimizer, model)
     stream = segue.Replay(
         (task.train.images, task.train.labels),
@@ -64,7 +65,7 @@ def train_source(config: SourceConfig, context: RunContext) -> RunResult:
         images = images.float() / 255.0
         if config.augment:
             images = augment(images, generator)
-        images = task.data.normalise(images)
+        images, labels = task.data.normalise(images).to(device), labels.to(device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
                 config.optimizer.learning_rate, step, num_steps, max(1, num_steps // _WARMUP_SHARE)
@@ -119,14 +120,19 @@ class _Adaptation:
 
     def __init__(self, config: AdaptationConfig, context: RunContext) -> None:
         self.config, self.method = config, config.method
-        self.task: AdaptationTask = load_adaptation(config, context.data_root, context.store.cache)
+        self.device = context.device
+        self.task: AdaptationTask = load_adaptation(
+            config, context.data_root, context.store.cache, self.device
+        )
         torch.manual_seed(config.seed)
         weights = context.artifact(config.source) if config.requires() else None
         # Before anything is drawn anew: what can be forgotten.
         self.source_model_accuracy = (
-            None if weights is None else _accuracy_of(config, weights, self.task.source_test)
+            None
+            if weights is None
+            else _accuracy_of(config, weights, self.task.source_test, self.device)
         )
-        self.model = _initial_model(config, weights).train()
+        self.model = _initial_model(config, weights).to(self.device).train()
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.target = segue.Replay(
             (self.task.target_train.images, self.task.target_train.labels),
@@ -141,6 +147,7 @@ class _Adaptation:
                 num_examples=self.method.num_bank_examples,
                 batch_size=self.method.replay_batch_size,
                 seed=config.seed,
+                device=self.device,
             )
         self.smoothing = segue.Smoothing(
             build_schedule(self.method.schedule),
@@ -199,7 +206,7 @@ class _Adaptation:
         def source_loss() -> Tensor:
             nonlocal num_source
             if replay is None:  # only the target's weight is ramped
-                return torch.zeros(())
+                return torch.zeros((), device=self.device)
             images, labels = next(replay)
             num_source = len(labels)
             return F.cross_entropy(self.model(images), labels)
@@ -288,10 +295,10 @@ class _Adaptation:
 
 
 def _accuracy_of(
-    config: AdaptationConfig, weights: Mapping[str, Tensor], examples: Labelled
+    config: AdaptationConfig, weights: Mapping[str, Tensor], examples: Labelled, device: str
 ) -> float:
     """Accuracy of the source model on ``examples``."""
-    model = build_model(config.source.model, seed=config.seed)
+    model = build_model(config.source.model, seed=config.seed, device=device)
     model.load_state_dict(dict(weights))
     return evaluate(model, *examples)[0]
 
