@@ -107,8 +107,8 @@ def run(
     Args:
         family: Experiment family, such as supervised.
         preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
-            short, long, standard, sequence, other-methods, paper, and ablate-k, -schedule, -bank,
-            -optimizer, -norm, -target-examples.
+            short, long, standard, sequence, other-methods, other-methods-long, paper, and ablate-k,
+            -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with

@@ -12,7 +12,14 @@ import numpy as np
 
 from segue.analysis.matching import key_of, lookup, read_score, sort_key
 from segue.analysis.statistics import paired_difference, t_interval
-from segue.report.settings import learning_rate_of, method_settings, most_run, shift_of
+from segue.report.settings import (
+    key_of_settings,
+    learning_rate_of,
+    method_settings,
+    most_run,
+    shift_of,
+    shift_settings,
+)
 from segue.report.study import Regime, Study
 
 if TYPE_CHECKING:
@@ -107,10 +114,9 @@ def find_sweeps(study: Study) -> list[Sweep]:
                 sweep = _method_sweep(regime, path)
                 if sweep is not None:
                     sweeps.append(sweep)
-    main = next((regime for regime in study.regimes if regime.comparable), None)
-    if main is not None:
-        for path in _CONTEXT_SWEEPS:
-            sweep = _context_sweep(study, main, path)
+    for path in _CONTEXT_SWEEPS:
+        for regimes in _alike_but_for(study, path):
+            sweep = _context_sweep(regimes, path)
             if sweep is not None:
                 sweeps.append(sweep)
     return sweeps
@@ -136,24 +142,35 @@ def _method_sweep(regime: Regime, path: str) -> Sweep | None:
     return _sweep(path, _METHOD_SWEEPS[path], values, scores, headline[path], regime)
 
 
-def _context_sweep(study: Study, main: Regime, path: str) -> Sweep | None:
-    if path not in main.settings:
-        return None
-    tied = {path, *_TIED.get(path, ())}
-    fixed = _without(main.settings, tied)
+def _alike_but_for(study: Study, path: str) -> list[list[Regime]]:
+    """The comparable regimes in groups that differ in ``path``, and what is tied to it, alone."""
+    groups: dict[str, list[Regime]] = defaultdict(list)
+    for regime in study.regimes:
+        if regime.comparable and path in regime.settings:
+            fixed = _without(regime.settings, {path, *_TIED.get(path, ())})
+            groups[str(fixed)].append(regime)
+    return list(groups.values())
+
+
+def _context_sweep(regimes: Sequence[Regime], path: str) -> Sweep | None:
+    main = regimes[0]  # the regime with the most runs: they come in that order
+    trained = {shift_of(r): key_of_settings(shift_settings(r)) for r in main.records}
     values: dict[str, Any] = {}
     scores = {}
-    for regime in study.regimes:
-        if not regime.comparable or _without(regime.settings, tied) != fixed:
-            continue
+    for regime in regimes:
         key = key_of(regime.settings[path])
         if key in scores:
             continue  # a tied setting differs: the regime with the most runs stands
-        values[key] = regime.settings[path]
-        scores[key] = (
-            _scores(r for r in regime.records if _name(r) == main.treatment),
-            _scores(r for r in regime.records if _name(r) == regime.hard_switch),
-        )
+        # Another training of the source model would be a second thing that varies.
+        alike = [
+            r for r in regime.records
+            if key_of_settings(shift_settings(r)) == trained.get(shift_of(r))
+        ]  # fmt: skip
+        treatment = _scores(r for r in alike if _name(r) == main.treatment)
+        if treatment:
+            values[key] = regime.settings[path]
+            hard = _scores(r for r in alike if _name(r) == regime.hard_switch)
+            scores[key] = (treatment, hard)
     if len(scores) < 2:
         return None
     return _sweep(path, _CONTEXT_SWEEPS[path], values, scores, main.settings[path], main)

@@ -23,9 +23,10 @@ from segue.report.text import setting_text
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["borrowed_tuning", "equal_compute_runs"]
+__all__ = ["BUDGET", "borrowed_tuning", "equal_compute_runs"]
 
-_BUDGET = frozenset({"num_target_examples", "num_target_steps"})
+BUDGET = frozenset({"num_target_examples", "num_target_steps"})
+"""Paths of the settings that make up the budget."""
 # A ramp is a share of the budget and grows with it.
 _RAMPS = frozenset(
     f"method.{name}"
@@ -61,7 +62,7 @@ def borrowed_tuning(
     budget = ""
     for _, members in sorted(groups.items()):
         other = context_settings(members[0])
-        if _without(other, _BUDGET) != _without(settings, _BUDGET):
+        if _without(other, BUDGET) != _without(settings, BUDGET):
             continue
         by_method: dict[str, list[Record]] = {}
         for record in filter(is_tuning, members):
@@ -74,7 +75,7 @@ def borrowed_tuning(
         runs = [r for part in by_method.values() for r in most_run(part, [], method_settings)]
         if len(runs) > len(best):
             best = runs
-            differing = sorted(path for path in _BUDGET if other.get(path) != settings.get(path))
+            differing = sorted(path for path in BUDGET if other.get(path) != settings.get(path))
             budget = " and ".join(setting_text(path, other.get(path)) for path in differing)
     return best, budget
 

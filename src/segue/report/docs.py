@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from segue.analysis.matching import lookup
 from segue.checks import unknown_name
+from segue.report.budgets import BUDGET
+from segue.report.settings import is_tuning
 from segue.report.study import Study, build_study
 from segue.report.svg import forest_svg
 from segue.report.tables import (
@@ -24,10 +26,11 @@ from segue.report.tables import (
     default_k_text,
     markdown_table,
     primary_table,
+    sequence_table,
     settings_table,
     verdict_list,
 )
-from segue.report.tuning import tuning_table
+from segue.report.tuning import rate_table, tuning_table
 from segue.runs.records import load_records, write_atomically
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "settings": settings_table,
     "choosing-k": default_k_text,
     "tuning": tuning_table,
+    "learning-rates": rate_table,
+    "sequence": sequence_table,
     "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
     "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),
     "ablation-shape": lambda s: ablation_table(s, "method.schedule.shape"),
@@ -125,9 +130,21 @@ def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
 
 
 def _at(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
-    """Records whose configuration has, at every path, the value that is given as text."""
+    """Records whose configuration has, at every path, the value that is given as text.
+
+    Tuning runs stay whatever their budget: another one may have borrowed what they chose.
+    """
     wanted = [condition.split("=", 1) for condition in conditions]
-    return [r for r in records if all(str(lookup(r.config, p)) == v for p, v in wanted)]
+    kept = []
+    for record in records:
+        budget_counts = not is_tuning(record)
+        if all(
+            str(lookup(record.config, path)) == value
+            for path, value in wanted
+            if budget_counts or path not in BUDGET
+        ):
+            kept.append(record)
+    return kept
 
 
 def _documents(root: Path) -> Sequence[Path]:

@@ -26,6 +26,7 @@ from segue.report.palette import KEYS
 from segue.report.pooled_figures import performance_profiles, pooled_differences, probabilities
 from segue.report.render import render_page
 from segue.report.sentences import summarise
+from segue.report.sequences import SEQUENCE_METRICS, find_sequences, sequences_sheet
 from segue.report.sheets import Sheet
 from segue.report.study import (
     Regime,
@@ -124,6 +125,7 @@ class _Page:
             "sections": sections,
             "budgets": self.budgets(study),
             "sweeps": [self.sweep(sweep, sweeps) for sweep in sweeps],
+            "sequences": self.sequences(study),
             "failures": failed,
             "failures_file": self.add_sheet(failures_sheet(failed)) if failed else None,
             "provenance": provenance(study),
@@ -212,6 +214,18 @@ class _Page:
             cells += [_budget_cell(regime, row) for row in compared]
         columns = ("setting", "shift", "mean_difference", "low", "high", "num_pairs", "decision")
         return {"rows": rows, "file": self.add_sheet(Sheet("settings", columns, tuple(cells)))}
+
+    def sequences(self, study: Study) -> dict[str, Any] | None:
+        """The sequences of shifts, if there are any."""
+        found = find_sequences(study)
+        if not found:
+            return None
+        tables = [{"name": name_of(s.name, 200), "rows": s.rows} for s in found]
+        return {
+            "columns": tuple(SEQUENCE_METRICS.values()),
+            "tables": tables,
+            "file": self.add_sheet(sequences_sheet(found)),
+        }
 
     def sweep(self, sweep: Sweep, sweeps: Sequence[Sweep]) -> dict[str, Any]:
         """One ablation."""

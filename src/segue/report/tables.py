@@ -14,6 +14,7 @@ from segue.report.ablations import Sweep, find_sweeps, safest_share
 from segue.report.claims import Claim, RegimeVerdicts, judge
 from segue.report.listing import MethodRow, failures, method_rows
 from segue.report.sentences import group_name, summarise, verdict_words
+from segue.report.sequences import SEQUENCE_METRICS, find_sequences
 from segue.report.study import Regime, Study, build_study, describe_regime, headline_settings
 from segue.report.text import counted, name_of, number, plain, signed, value_text
 
@@ -29,6 +30,7 @@ __all__ = [
     "markdown",
     "markdown_table",
     "primary_table",
+    "sequence_table",
     "settings_table",
     "verdict_list",
 ]
@@ -238,6 +240,25 @@ def ablation_table(study: Study, path: str) -> str:
     return (
         f"{table}\n\nPoints of target accuracy over the hard switch, up to {counted(seeds, 'seed')} "
         "a cell; the mean is over the shifts with every value."
+    )
+
+
+def sequence_table(study: Study) -> str:
+    """Sequences of shifts: a row a method, mean ± sd and the paired difference to the hard switch."""
+    tables = []
+    for sequence in find_sequences(study):
+        rows = [
+            [cell(row.method), str(row.num_runs)]
+            + [", ".join(filter(None, parts)) for parts in row.cells]
+            for row in sequence.rows
+        ]
+        columns = ["method", "runs", *SEQUENCE_METRICS.values()]
+        tables.append(f"{cell(sequence.name)}:\n\n{markdown(columns, rows)}")
+    if not tables:
+        return "No sequences yet."
+    return "\n\n".join(tables) + (
+        "\n\nAccuracy in %, mean ± standard deviation over seeds; after the comma the paired difference to "
+        "the hard switch in points, with its 95 % t interval."
     )
 
 

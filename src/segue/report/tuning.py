@@ -11,9 +11,47 @@ from segue.report.study import Study
 from segue.report.tables import cell, markdown
 from segue.report.text import name_of, number
 
-__all__ = ["tuning_table"]
+__all__ = ["rate_table", "tuning_table"]
 
 _METRIC = "target_accuracy"
+
+
+def rate_table(study: Study) -> str:
+    """A row a method, a column a learning rate: mean validation accuracy over the shifts in %.
+
+    Only shifts on which every method was run at every rate count, so that the columns compare.
+    """
+    scores: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in study.records:
+        rates, value = list(learning_rate_of(record).values()), record.metrics.get(_METRIC)
+        if is_tuning(record) and rates and value is not None:
+            key = method_of(record), float(str(rates[0]))
+            scores[key][shift_of(record)].append(float(value))
+    if not scores:
+        return "No tuning runs yet."
+    shifts = set.intersection(*(set(of_shift) for of_shift in scores.values()))
+    methods, rates_tried = (sorted(part) for part in map(set, zip(*scores, strict=True)))
+    lines = []
+    for method in methods:
+        at_rate = {
+            rate: {s: statistics.fmean(scores[method, rate][s]) for s in shifts}
+            for rate in rates_tried
+            if (method, rate) in scores
+        }
+        cells = [
+            number(statistics.fmean(at_rate[rate].values()), 1, scale=100)
+            if at_rate.get(rate)
+            else "–"
+            for rate in rates_tried
+        ]
+        best = [max(values[s] for values in at_rate.values()) for s in sorted(shifts)]
+        own = number(statistics.fmean(best), 1, scale=100) if best else "–"
+        lines.append([cell(name_of(method)), *cells, f"**{own}**"])
+    columns = ["method", *(f"{rate:g}" for rate in rates_tried), "best on each shift"]
+    return (
+        f"{markdown(columns, lines)}\n\nValidation accuracy in %, mean over {len(shifts)} shifts and the "
+        "tuning seeds; a column a learning rate."
+    )
 
 
 def tuning_table(study: Study) -> str:

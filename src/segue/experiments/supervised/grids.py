@@ -90,11 +90,12 @@ def verdicts(
     return configs
 
 
-def other_methods(setting: Setting) -> Grid:
+def other_methods(setting: Setting, *, tuned_at: Setting | None = None) -> Grid:
     """Every method that has no verdict, at its chosen rate, on six fresh seeds."""
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
-        rates, best = chosen_rates(records, setting), best_baselines(records, setting)
+        tuned = tuned_at or setting
+        rates, best = chosen_rates(records, tuned), best_baselines(records, tuned)
         return [
             setting.adaptation(shift, method, seed, rates[shift, method])
             for seed in FRESH_SEEDS[:6]

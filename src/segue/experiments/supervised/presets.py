@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from segue.experiments.families import Phase, Preset
-from segue.experiments.supervised.ablations import ABLATED_SHIFTS, ABLATIONS, ablation
+from segue.experiments.supervised.ablations import ABLATIONS, ablation
 from segue.experiments.supervised.config import AdaptationConfig, SourceConfig
 from segue.experiments.supervised.data import find_cifar10
 from segue.experiments.supervised.grids import (
@@ -32,9 +32,12 @@ _LONG_VERDICTS = Phase("verdicts, long", verdicts(LONG, tuned_at=SHORT))
 
 
 def _ablation_preset(name: str) -> Preset:
-    what, vary = ABLATIONS[name]
-    phases = (Phase("tuning", tuning(SHORT, ABLATED_SHIFTS)), Phase(what, ablation(vary)))
-    description = f"{what}, on {' and '.join(ABLATED_SHIFTS)}"
+    chosen = ABLATIONS[name]
+    phases = (
+        Phase("tuning", tuning(SHORT, chosen.shifts)),
+        Phase(chosen.what, ablation(chosen)),
+    )
+    description = f"{chosen.what}, on {', '.join(chosen.shifts)}"
     return Preset(description, phases, find_cifar10, _seconds_per_cost)
 
 
@@ -103,6 +106,15 @@ PRESETS: dict[str, Preset] = {
     "other-methods": Preset(
         "CIFAR-10: every other method at 300 target steps, six seeds",
         (_SHORT_PHASES[0], Phase("other methods", other_methods(SHORT))),
+        find_cifar10,
+        _seconds_per_cost,
+    ),
+    "other-methods-long": Preset(
+        "CIFAR-10: every other method at 1,200 target steps, six seeds",
+        (
+            _SHORT_PHASES[0],
+            Phase("other methods, long", other_methods(LONG, tuned_at=SHORT)),
+        ),
         find_cifar10,
         _seconds_per_cost,
     ),

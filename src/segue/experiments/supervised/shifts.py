@@ -112,12 +112,14 @@ def blur(images: Tensor, width: float, generator: torch.Generator, seed: int) ->
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (kernel / kernel.sum()).to(images.device)
-    channels = images.shape[1]
+    channels, dtype = images.shape[1], images.dtype
+    if images.is_cuda:  # where float32 would be rounded to TF32, and the images be others
+        images, kernel = images.double(), kernel.double()
     for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
         weight = kernel.view(1, 1, *shape).expand(channels, 1, -1, -1)
         padded = F.pad(images, padding, mode="replicate")
         images = F.conv2d(padded, weight, groups=channels)
-    return images
+    return images.to(dtype)
 
 
 def contrast(images: Tensor, share: float, generator: torch.Generator, seed: int) -> Tensor:
