@@ -267,3 +267,13 @@ def hostile() -> list[Record]:
 @pytest.fixture(scope="session")
 def hostile_texts() -> list[str]:
     return HOSTILE
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    """``make_record(shift, method, seed, gain, **settings)``: one run of a method by name."""
+
+    def make(shift: str, method: str, seed: int, gain: float, **settings: Any) -> Record:
+        return build(shift, method_config(method, **METHODS[method][1]), seed, gain, **settings)
+
+    return make

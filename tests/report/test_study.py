@@ -17,7 +17,7 @@ from segue.report.sentences import summarise
 from segue.report.study import build_study
 from segue.runs.records import Record
 
-Make = Callable[..., list[Record]]
+Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,39 @@ def test_sweeps_change_one_setting_only(study: Any) -> None:
     assert sweeps["num_target_examples"].values == (1000, 5000)
     assert sweeps["num_target_steps"].values == (300, 600)
     assert "method.replay_batch_size" not in sweeps
+
+
+def test_a_sweep_of_the_setting_is_found_at_a_budget_that_is_not_the_main_one(
+    make_record: Make,
+) -> None:
+    records = [
+        make_record("blur", name, seed, gain, num_steps=steps, norm=norm)
+        for name, gain in (("hard_switch", 0.0), ("smoothing", 1.0))
+        for seed in range(6)
+        for steps, norms in ((600, ("group",)), (1200, ("group", "batch")))
+        for norm in norms
+    ]
+    # More methods at the short budget, so that it is the main one.
+    records += [make_record("blur", "l2sp", seed, 0.0) for seed in range(6)]
+    sweep = next(s for s in find_sweeps(build_study(records)) if s.path == "source.model.norm")
+    assert sweep.num_target_steps == 1200
+    assert sweep.values == ("batch", "group")
+
+
+def test_a_sweep_does_not_mix_source_models_that_were_trained_for_other_times(
+    make_record: Make,
+) -> None:
+    records = [
+        make_record("blur", name, seed, 0.0, num_steps=steps)
+        for name in ("hard_switch", "smoothing")
+        for seed in range(6)
+        for steps in (300, 600)
+    ]
+    assert any(s.path == "num_target_steps" for s in find_sweeps(build_study(records)))
+    for record in records:
+        if record.config["num_target_steps"] == 300:
+            record.config["source"]["num_training_steps"] = 10
+    assert not any(s.path == "num_target_steps" for s in find_sweeps(build_study(records)))
 
 
 def test_safest_k_is_the_best_in_its_worst_shift(study: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,10 +21,11 @@ from segue.report.tables import (
     default_k_text,
     markdown_table,
     primary_table,
+    sequence_table,
     settings_table,
     verdict_list,
 )
-from segue.report.tuning import tuning_table
+from segue.report.tuning import rate_table, tuning_table
 from segue.runs.records import Record, compact
 
 Make = Callable[..., list[Record]]
@@ -210,3 +213,64 @@ def test_the_tuning_table_has_a_row_a_rate_and_marks_the_best(make_records: Make
 
 def test_without_tuning_runs_the_tuning_table_says_so() -> None:
     assert tuning_table(build_study([])) == "No tuning runs yet."
+
+
+def test_the_rate_table_averages_over_the_shifts_that_every_cell_has(make_records: Make) -> None:
+    records = make_records(shifts=("blur", "contrast"), ablations=False)
+    tuned = [r for r in records if r.config["split"] == "validation"]
+    whole = rate_table(build_study(tuned))
+    assert "mean over 2 shifts" in whole
+    rows = [line for line in whole.splitlines() if line.startswith("| smoothing |")]
+    rates = sorted({r.config["optimizer"]["learning_rate"] for r in tuned})
+    means = [
+        statistics.fmean(
+            statistics.fmean(
+                r.metrics["target_accuracy"]
+                for r in tuned
+                if (r.config["method"]["name"], r.config["shift"]["name"]) == ("smoothing", shift)
+                and r.config["optimizer"]["learning_rate"] == rate
+            )
+            for shift in ("blur", "contrast")
+        )
+        for rate in rates
+    ]
+    assert [f"{100 * mean:.1f}" for mean in means] == rows[0].split(" | ")[1 : 1 + len(rates)]
+    lacking = [
+        r
+        for r in tuned
+        if (r.config["method"]["name"], r.config["shift"]["name"]) != ("l2sp", "contrast")
+    ]
+    assert "mean over 1 shifts" in rate_table(build_study(lacking))
+
+
+def test_a_sequence_shows_every_method_with_its_difference_to_the_hard_switch(
+    make_record: Callable[..., Record],
+) -> None:
+    records = []
+    for method, gain in (("hard_switch", 0.0), ("smoothing", 2.0)):
+        for seed in range(3):
+            record = make_record("blur > contrast", method, seed, gain)
+            metrics = {
+                "target_accuracy": 0.5 + 0.01 * gain,
+                "average_accuracy": 0.4,
+                "min_accuracy": 0.3 - 0.01 * gain,
+                "worst_case_accuracy": None,
+            }
+            records.append(dataclasses.replace(record, kind="sequence", metrics=metrics))
+    text = sequence_table(build_study(records))
+    assert "| hard switch | 3 | 50.0 ± 0.0 |" in text
+    assert (
+        "| smoothing | 3 | 52.0 ± 0.0, +2.0 (2.0 to 2.0) | 40.0 ± 0.0, 0.0 (0.0 to 0.0) |" in text
+    )
+    assert "28.0 ± 0.0, −2.0 (−2.0 to −2.0) | – |" in text
+    assert sequence_table(build_study([])) == "No sequences yet."
+
+
+def test_a_condition_on_the_budget_keeps_the_tuning_runs_of_another(
+    project: tuple[Path, list[Path]],
+) -> None:
+    root, results = project
+    text = "<!-- segue:begin tuning num_target_steps=1 -->\n<!-- segue:end tuning num_target_steps=1 -->"
+    (root / "README.md").write_text(text)
+    update_docs(root, results)
+    assert "learning rate" in (root / "README.md").read_text()
