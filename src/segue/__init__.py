@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from segue.schedules import (
+    DEFAULT_SMOOTHING_SHARE,
     Schedule,
     constant,
     cosine_decay,
@@ -28,6 +29,7 @@ from segue.schedules import (
 )
 
 if TYPE_CHECKING:
+    from segue.adapters.transformers import smooth as smooth  # needs an extra
     from segue.blend import Blend
     from segue.losses import LossSum, NonFiniteLossError
     from segue.smoothing import Smoothing
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEFAULT_SMOOTHING_SHARE",
     "L2SP",
     "Blend",
     "LossSum",
@@ -66,14 +69,18 @@ _NEEDS_TORCH = {
     "Smoothing": "segue.smoothing",
 }
 
+# What needs an extra is not among the names above, which a star import reaches.
+_NEEDS_AN_EXTRA = {"smooth": "segue.adapters.transformers"}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_TORCH:
+    home = _NEEDS_TORCH.get(name) or _NEEDS_AN_EXTRA.get(name)
+    if home is None:
         raise AttributeError(f"module 'segue' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_NEEDS_AN_EXTRA])

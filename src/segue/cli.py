@@ -105,10 +105,11 @@ def run(
     """Execute a preset of an experiment family; what is done is skipped, what was cut off resumes.
 
     Args:
-        family: Experiment family, such as supervised.
+        family: Experiment family: supervised or language.
         preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
             short, long, standard, sequence, other-methods, other-methods-long, paper, and ablate-k,
-            -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples.
+            -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples. Of language: quick,
+            standard, other-methods, paper.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with
@@ -289,6 +290,8 @@ def _dry_run(preset: Preset, console: Console) -> None:
     from segue.runs.grid import expand, run_id
 
     console.print(preset.description, markup=False)
+    for line in preset.plan() if preset.plan is not None else ():
+        console.print(line, markup=False)
     num_cores, hours = os.cpu_count() or 1, 0.0
     known: set[str] = set()
     for phase in preset.phases:

@@ -22,6 +22,7 @@ from fractions import Fraction
 from segue.checks import check_count, check_positive, check_share
 
 __all__ = [
+    "DEFAULT_SMOOTHING_SHARE",
     "Joined",
     "Ramp",
     "Schedule",
@@ -315,6 +316,14 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Joined:
     if any(later <= earlier for earlier, later in zip((0, *steps), steps, strict=False)):
         raise ValueError(f"boundaries must be > 0 and strictly increasing, got {list(boundaries)}")
     return Joined(tuple(schedules), steps)
+
+
+DEFAULT_SMOOTHING_SHARE = 0.025
+"""Share of training to smooth when nothing is known: the one that loses least in its worst shift.
+
+Measured on CIFAR-10 at 1,200 steps, see ``docs/choosing.md``. Pass it as ``num_smoothing_steps`` to an
+adapter, or through :func:`resolve_num_smoothing_steps`.
+"""
 
 
 def resolve_num_smoothing_steps(num_smoothing_steps: int | float, num_training_steps: int) -> int:

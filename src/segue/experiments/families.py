@@ -38,15 +38,20 @@ class Preset:
         check_data: Raises an OSError or ValueError if a data folder is not what the runs need; None
             if they need none.
         seconds_per_cost: Measures, on this machine, how long a unit of a run's cost takes one core.
+        plan: Lines for a dry run: what it would cost where it is meant to run.
     """
 
     description: str
     phases: tuple[Phase, ...]
     check_data: Callable[[str], object] | None = None
     seconds_per_cost: Callable[[Any], float] | None = None
+    plan: Callable[[], Sequence[str]] | None = None
 
 
-FAMILIES: Mapping[str, str] = {"supervised": "segue.experiments.supervised.presets"}
+FAMILIES: Mapping[str, str] = {
+    "language": "segue.experiments.language.presets",
+    "supervised": "segue.experiments.supervised.presets",
+}
 """Family → module that holds its ``PRESETS``."""
 
 

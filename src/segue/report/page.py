@@ -235,7 +235,7 @@ class _Page:
         if safest is not None:
             k, share, worst = safest
             note = (
-                f"K = {k:,} ({number(share, 0, scale=100)} % of the steps) is best in its worst "
+                f"K = {k:,} ({number(share, 1, scale=100)} % of the steps) is best in its worst "
                 f"shift: {signed(worst.mean, scale=100)} points on {name_of(worst.shift)}."
             )
         skipped = sum(point.unusable for point in sweep.points)

@@ -226,6 +226,10 @@ def ablation_table(study: Study, path: str) -> str:
     sweep = next((s for s in find_sweeps(study) if s.path == path), None)
     if sweep is None:
         return f"No runs vary {cell(path)} alone yet."
+    return _sweep_table(sweep)
+
+
+def _sweep_table(sweep: Sweep) -> str:
     shifts = sorted({str(point.shift) for point in sweep.points})
     lines = []
     for shift in shifts:
@@ -267,13 +271,16 @@ def _swept(mean: float) -> str:
 
 
 def default_k_text(study: Study) -> str:
-    """The measurements behind the default K: the sweep and the share that is safest."""
-    path = "method.schedule.num_smoothing_steps"
-    sweeps = [sweep for sweep in find_sweeps(study) if sweep.path == path]
+    """The measurements behind the default K: every sweep of it, and the share that is safest."""
+    sweeps = [s for s in find_sweeps(study) if s.path == "method.schedule.num_smoothing_steps"]
     if not sweeps:
         return "The runs that would choose a default, which vary K alone, are not in yet."
-    lines = [_safest(sweep) for sweep in sweeps]
-    return "\n\n".join([ablation_table(study, path), *(line for line in lines if line)])
+    parts = []
+    for sweep in sweeps:
+        if len(sweeps) > 1:
+            parts.append(f"{cell_long(sweep.regime_label)}:")
+        parts += [_sweep_table(sweep), _safest(sweep)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _safest(sweep: Sweep) -> str:
@@ -281,9 +288,7 @@ def _safest(sweep: Sweep) -> str:
     if safest is None:
         return ""
     k, share, worst = safest
-    where = f" ({cell(sweep.regime_label)})" if sweep.regime_label else ""
     return (
-        f"Of the values tried{where}, K = {k:,}, that is {number(share, 0, scale=100)} % of the "
-        f"steps, is best in its worst shift: {_swept(worst.mean)} points on "
-        f"{cell(name_of(worst.shift))}."
+        f"Of the values tried K = {k:,}, that is {number(share, 1, scale=100)} % of the steps, is best "
+        f"in its worst shift: {_swept(worst.mean)} points on {cell(name_of(worst.shift))}."
     )
