@@ -116,7 +116,7 @@ class _Page:
         verdicts = [self.judge(regime) for regime in shown]
         failed, sweeps = failures(study), find_sweeps(study)
         sections = [
-            self.regime(i, regime, verdict)
+            {**self.regime(i, regime, verdict), "title": study.title_of(regime)}
             for i, (regime, verdict) in enumerate(zip(shown, verdicts, strict=True))
         ]
         context = {

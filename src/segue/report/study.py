@@ -109,6 +109,12 @@ class Study:
         least = len(comparable[0].records) / 2 if comparable else 0
         return [regime for regime in comparable if len(regime.records) >= least]
 
+    def title_of(self, regime: Regime) -> str:
+        """What tells a shown regime from the others that are shown; its label is longer."""
+        differing = {p for p, _ in _differences([key_of_settings(r.settings) for r in self.shown])}
+        texts = [setting_text(p, v) for p, v in regime.settings.items() if p in differing]
+        return ", ".join(texts) or regime.label
+
 
 def build_study(records: Iterable[Record]) -> Study:
     """Sort records into regimes. Nothing is dropped without a note."""
