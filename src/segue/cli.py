@@ -105,11 +105,11 @@ def run(
     """Execute a preset of an experiment family; what is done is skipped, what was cut off resumes.
 
     Args:
-        family: Experiment family: supervised or language.
+        family: Experiment family: supervised, language or online_rl.
         preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
             short, long, standard, sequence, other-methods, other-methods-long, paper, and ablate-k,
             -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples. Of language: quick,
-            standard, other-methods, paper.
+            standard, other-methods, paper. Of online_rl: quick, changing, standard.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with

@@ -50,6 +50,7 @@ class Preset:
 
 FAMILIES: Mapping[str, str] = {
     "language": "segue.experiments.language.presets",
+    "online_rl": "segue.experiments.online_rl.presets",
     "supervised": "segue.experiments.supervised.presets",
 }
 """Family → module that holds its ``PRESETS``."""

@@ -12,7 +12,10 @@ from typing import Any
 
 __all__ = ["provenance"]
 
-_PACKAGES = ("segue", "torch", "numpy", "safetensors", "scikit-learn", "polars", "pillow")
+_PACKAGES = (
+    "segue", "torch", "numpy", "safetensors", "scikit-learn", "polars", "pillow", "transformers",
+    "tokenizers", "peft", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco",
+)  # fmt: skip
 
 
 def provenance(command: str | None, device: str = "cpu") -> dict[str, Any]:
