@@ -314,9 +314,12 @@ def _dry_run(preset: Preset, console: Console) -> None:
 def _show(records: Sequence[Record], page: Path, console: Console) -> None:
     """Print the tables and write the page."""
     from segue.report.page import write_report
+    from segue.report.score_tables import FAMILY_SCORES, console_score_tables
     from segue.report.tables import console_tables
 
-    for table in console_tables(records):
+    accuracies = [record for record in records if record.family not in FAMILY_SCORES]
+    for table in [*console_score_tables(records), *(console_tables(accuracies))]:
         console.print(table)
-    written = write_report(records, page)
-    console.print(f"report: {written}", markup=False, highlight=False)
+    if accuracies or not records:
+        written = write_report(accuracies, page)
+        console.print(f"report: {written}", markup=False, highlight=False)

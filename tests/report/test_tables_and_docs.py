@@ -83,7 +83,7 @@ def test_ablation_tables_show_every_value_and_the_safest_k(records: list[Record]
     study = build_study(records)
     text = default_k_text(study)
     assert "| 30 | 150 | 300 | 600 |" in text
-    assert "K = 150, that is 25 % of the steps" in text
+    assert "K = 150, that is 25.0 % of the steps" in text
     assert "| 64 | 256 | 1,024 | all |" in ablation_table(study, "method.num_bank_examples")
     assert "300 target steps" in settings_table(study)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from segue.analysis.matching import lookup
 from segue.checks import unknown_name
 from segue.report.budgets import BUDGET
+from segue.report.score_tables import score_tables
 from segue.report.settings import is_tuning
 from segue.report.study import Study, build_study
 from segue.report.svg import forest_svg
@@ -50,6 +51,7 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "tuning": tuning_table,
     "learning-rates": rate_table,
     "sequence": sequence_table,
+    "scores": lambda s: score_tables(s.records),
     "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
     "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),
     "ablation-shape": lambda s: ablation_table(s, "method.schedule.shape"),
@@ -61,6 +63,7 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
 }
 """Block name → its text."""
 
+_FAMILY = "supervised"
 _BEGIN = re.compile(r"^<!-- segue:begin (.*?) -->[ \t]*$", re.MULTILINE)
 _MARK = re.compile(r"^<!-- segue:(begin|end)\b.*$", re.MULTILINE)
 
@@ -104,7 +107,7 @@ def replace_blocks(text: str, render: Callable[[str], str], where: str = "the te
 def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
     """New text of every document that has a block, and the figure where one shows it."""
     records = list(records)
-    study = build_study(records)
+    study = build_study(_at(records, ()))
     cache: dict[str, str] = {}
 
     def render(name: str, folder: Path) -> str:
@@ -132,15 +135,20 @@ def render_docs(root: Path, records: Iterable[Record]) -> dict[Path, str]:
 def _at(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
     """Records whose configuration has, at every path, the value that is given as text.
 
-    Tuning runs stay whatever their budget: another one may have borrowed what they chose.
+    ``family`` is the supervised one where it is not given. Tuning runs stay whatever their budget:
+    another one may have borrowed what they chose.
     """
     wanted = [condition.split("=", 1) for condition in conditions]
+    family = dict(wanted).get("family", _FAMILY)
     kept = []
     for record in records:
+        if record.family != family:
+            continue
         budget_counts = not is_tuning(record)
         if all(
             str(lookup(record.config, path)) == value
             for path, value in wanted
+            if path != "family"
             if budget_counts or path not in BUDGET
         ):
             kept.append(record)

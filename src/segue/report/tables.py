@@ -35,7 +35,7 @@ __all__ = [
     "verdict_list",
 ]
 
-_MARKS = {"helps": "▲", "hurts": "▼", "undecided": "○", "mixed": "◆", "": ""}
+MARKS = {"helps": "▲", "hurts": "▼", "undecided": "○", "mixed": "◆", "": ""}
 _STYLES = {"helps": "bold blue", "hurts": "bold dark_orange3", "undecided": "dim", "": ""}
 
 
@@ -81,7 +81,7 @@ def _regime_table(regime: Regime, verdicts: RegimeVerdicts) -> Table:
                 f"{row.mean} ± {row.sd}",
                 _runs(row),
                 row.versus["difference"] if decision else "–",
-                Text(f"{_MARKS.get(decision, '')} {decision}".strip(), style=style),
+                Text(f"{MARKS.get(decision, '')} {decision}".strip(), style=style),
             )
         table.add_section()
     return table
@@ -174,7 +174,7 @@ def _claim_line(claim: Claim) -> str:
 def _compared(row: ComparisonRow) -> str:
     words = verdict_words(row)
     interval = f" ({words['interval']})" if words["interval"] else ""
-    return f"{_MARKS[words['decision']]} {words['difference']}{interval}"
+    return f"{MARKS[words['decision']]} {words['difference']}{interval}"
 
 
 def _cell_of(row: MethodRow | None) -> str:
@@ -182,7 +182,7 @@ def _cell_of(row: MethodRow | None) -> str:
         return "–"
     text = f"{row.mean} ± {row.sd}"
     if row.versus["decision"]:
-        text += f" ({row.versus['difference']} {_MARKS[row.versus['decision']]})"
+        text += f" ({row.versus['difference']} {MARKS[row.versus['decision']]})"
     return text + (f", {len(row.unusable)} bad" if row.unusable else "")
 
 
