@@ -5,9 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+NAMES = (
+    "step_cost", "import_time", "memory", "source_terms", "adapter_overhead", "rl_updates",
+    "rl_throughput",
+)  # fmt: skip
+
 if __name__ == "__main__":
     missed = 0
-    for name in ("step_cost", "import_time", "memory"):
+    for name in NAMES:
         print(f"\n== {name}", flush=True)
         missed += subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode != 0
     sys.exit(missed)

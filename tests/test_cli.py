@@ -181,3 +181,41 @@ def test_the_help_of_run_names_every_preset() -> None:
     for name in presets.PRESETS:
         part = name.removeprefix("ablate") if name.startswith("ablate-") else name
         assert part in help_text or name == "tiny", name
+
+
+def test_data_needs_a_folder_with_policies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGUE_DATA", raising=False)
+    assert "pass --data FOLDER" in fails(capsys, "data", str(tmp_path / "out"))
+    assert "policies" in fails(capsys, "data", str(tmp_path / "out"), "--data", str(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.data
+def test_data_writes_a_set_that_can_be_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = os.environ.get("SEGUE_DATA")
+    if not root:
+        pytest.skip("needs real policies: set SEGUE_DATA to the data folder")
+    wanted = ("--tasks", "hopper", "--qualities", "medium", "--num-transitions", "1000")
+    run("data", str(tmp_path), "--data", root, *wanted)
+    printed = capsys.readouterr().out
+    from segue.rl import data
+
+    written = list(tmp_path.glob("hopper-medium*.npz"))
+    assert len(written) == 1
+    assert written[0].name in printed.replace("\n", "")
+    assert len(data.read(str(written[0])).rewards) >= 1000
+
+
+@pytest.mark.parametrize(
+    ("family", "preset"),
+    [("language", "paper"), ("online_rl", "standard"), ("offline_to_online", "standard")],
+)
+def test_every_family_says_what_a_preset_would_take(
+    family: str, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("run", family, "--preset", preset, "--dry-run")
+    assert "gradient examples" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[..., Any]] = {
         "demo": demo,
         "run": run,
+        "data": data,
         "status": status,
         "report": report,
         "cite": cite,
@@ -105,11 +106,13 @@ def run(
     """Execute a preset of an experiment family; what is done is skipped, what was cut off resumes.
 
     Args:
-        family: Experiment family: supervised, language or online_rl.
+        family: Experiment family: supervised, language, online_rl or
+            offline_to_online.
         preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
             short, long, standard, sequence, other-methods, other-methods-long, paper, and ablate-k,
             -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples. Of language: quick,
-            standard, other-methods, paper. Of online_rl: quick, changing, standard.
+            standard, other-methods, paper. Of online_rl: quick, changing, standard. Of
+            offline_to_online: quick, standard, verdicts, arms, medium-replay, remedies, large.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with
@@ -138,6 +141,46 @@ def run(
         device=device,
     )
     _show(records, out / f"{family}-{preset}.html", console)
+
+
+def data(
+    out: Path,
+    /,
+    *,
+    data: str | None = None,
+    tasks: tuple[str, ...] = ("hopper", "halfcheetah", "walker2d"),
+    qualities: tuple[str, ...] = ("medium", "medium-replay", "medium-expert", "expert"),
+    num_transitions: int = 100_000,
+    seed: int = 0,
+    file_format: Literal["npz", "hdf5", "minari"] = "npz",
+) -> None:
+    """Generate offline data sets for MuJoCo tasks, from trained policies.
+
+    Args:
+        out: Folder for the files; Minari has a folder of its own.
+        data: Data folder that holds policies/ (else the environment variable SEGUE_DATA).
+        tasks: Tasks.
+        qualities: Qualities; how each is made stands in the file.
+        num_transitions: Transitions of each data set.
+        seed: Draws policies' noise and first states.
+        file_format: npz, hdf5 (D4RL's layout) or minari.
+    """
+    from segue.rl.data.generate import generate_files
+
+    root = data or os.environ.get("SEGUE_DATA")
+    if root is None:
+        raise ValueError("the policies need a data folder: pass --data FOLDER, or set SEGUE_DATA")
+    console = _console()
+    for name in generate_files(
+        out,
+        root,
+        tasks=tasks,
+        qualities=qualities,
+        num_transitions=num_transitions,
+        seed=seed,
+        file_format=file_format,
+    ):
+        console.print(f"wrote {name}", markup=False, highlight=False)
 
 
 def status(*, out: Path = Path("runs")) -> None:

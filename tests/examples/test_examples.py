@@ -35,3 +35,10 @@ def test_an_example_prints_both_arms(name: str) -> None:
 def test_the_sb3_example_prints_the_returns_of_both_arms() -> None:
     lines = [line for line in run("sb3_offline_to_online.py") if "returns" in line]
     assert [line.partition(":")[0] for line in lines] == ["hard switch", "smoothing to a floor"]
+
+
+@pytest.mark.slow
+def test_the_offline_to_online_example_prints_both_arms() -> None:
+    lines = run("offline_to_online.py")
+    assert any(line.startswith("hard switch") for line in lines)
+    assert any("smoothing" in line for line in lines)

@@ -50,6 +50,7 @@ class Preset:
 
 FAMILIES: Mapping[str, str] = {
     "language": "segue.experiments.language.presets",
+    "offline_to_online": "segue.experiments.offline_to_online.presets",
     "online_rl": "segue.experiments.online_rl.presets",
     "supervised": "segue.experiments.supervised.presets",
 }

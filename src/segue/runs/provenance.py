@@ -14,7 +14,7 @@ __all__ = ["provenance"]
 
 _PACKAGES = (
     "segue", "torch", "numpy", "safetensors", "scikit-learn", "polars", "pillow", "transformers",
-    "tokenizers", "peft", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco",
+    "tokenizers", "peft", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "minari",
 )  # fmt: skip
 
 

@@ -1,0 +1,84 @@
+"""Presets of the family: what ``segue run offline_to_online --preset NAME`` executes."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+from segue.experiments.families import Phase, Preset
+from segue.experiments.offline_to_online.config import OfflineConfig, OnlineConfig
+from segue.experiments.offline_to_online.grids import (
+    COMPARED,
+    MEDIUM,
+    MEDIUM_REPLAY,
+    PRIMARY,
+    REMEDIES,
+    arms,
+)
+from segue.experiments.offline_to_online.setting import LARGE, QUICK, STANDARD
+from segue.rl.data.policies import find_policies
+from segue.rl.td3 import TD3Config
+
+__all__ = ["PRESETS"]
+
+_QUICK_ARMS = ("hard_switch", "smoothing", "smoothing_floor", "constant_mix_throughout")
+
+
+def _seconds_per_cost(config: OfflineConfig | OnlineConfig) -> float:
+    source = config if isinstance(config, OfflineConfig) else config.source
+    return _seconds_per_update(source.learner)
+
+
+@functools.cache
+def _seconds_per_update(learner: TD3Config) -> float:
+    """Measure one update on random transitions, compiled."""
+    import numpy as np
+
+    from segue.rl.objective import offline_objective
+    from segue.rl.td3 import init_agent, make_updates
+
+    sizes, num = (17, 6), 100
+    updates = make_updates(learner, offline_objective(), *sizes)
+    agent = init_agent(learner, *sizes, seed=0)
+    rows = np.random.default_rng(0).standard_normal((1_000, 42)).astype(np.float32)
+    given = (rows, rows, np.int32(1_000), np.uint32(0), np.int32(0), np.float32(0.0))
+    seconds = []
+    for _ in range(3):  # the first one compiles
+        started = time.process_time()
+        agent, metrics = updates(agent, *given, num_updates=num)
+        float(metrics["critic_loss"])  # waits for the result
+        seconds.append(time.process_time() - started)
+    return min(seconds) / num
+
+
+def _preset(description: str, *phases: Phase) -> Preset:
+    return Preset(description, phases, find_policies, _seconds_per_cost)
+
+
+_VERDICTS = Phase("verdicts", arms(STANDARD, MEDIUM, PRIMARY, range(10)))
+_MEDIUM_ARMS = Phase("all arms, medium", arms(STANDARD, MEDIUM, COMPARED, range(5)))
+_REPLAY_ARMS = Phase("all arms, medium-replay", arms(STANDARD, MEDIUM_REPLAY, COMPARED, range(5)))
+_REMEDIES = Phase("remedies", arms(STANDARD, MEDIUM, REMEDIES, range(5)))
+
+PRESETS: dict[str, Preset] = {
+    "quick": _preset(
+        "HalfCheetah: four arms, two seeds, short training; no verdicts",
+        Phase("quick", arms(QUICK, ("halfcheetah-medium",), _QUICK_ARMS, range(2))),
+    ),
+    "standard": _preset(
+        "three tasks, medium and medium-replay: verdicts on ten seeds, all arms on five",
+        _VERDICTS,
+        _MEDIUM_ARMS,
+        _REPLAY_ARMS,
+        _REMEDIES,
+    ),
+    "verdicts": _preset("three medium tasks: four arms, ten seeds", _VERDICTS),
+    "arms": _preset("three medium tasks: all arms, five seeds", _MEDIUM_ARMS),
+    "medium-replay": _preset("three medium-replay tasks: all arms, five seeds", _REPLAY_ARMS),
+    "remedies": _preset("three medium tasks: what may remove the fall for good", _REMEDIES),
+    "large": _preset(
+        "HalfCheetah at 256 × 256: the primary arms, five seeds",
+        Phase("large", arms(LARGE, ("halfcheetah-medium",), PRIMARY, range(5))),
+    ),
+}
+"""Presets by name."""
