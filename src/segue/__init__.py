@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from segue.losses import LossSum, NonFiniteLossError
     from segue.smoothing import Smoothing
     from segue.sources.anchor import L2SP
+    from segue.sources.distillation import Distillation
+    from segue.sources.ewc import EWC
+    from segue.sources.fisher import diagonal_fisher
     from segue.sources.replay import Replay
+    from segue.sources.synthetic import synthetic_text
 
 __version__ = "0.1.0"
 
@@ -56,17 +60,25 @@ __all__ = [
     "polynomial_decay",
     "resolve_num_smoothing_steps",
     "sigmoid_decay",
+    "Distillation",
+    "EWC",
+    "diagonal_fisher",
+    "synthetic_text",
 ]
 
 # What needs torch is imported when it is first used, so that a report can be rebuilt from records
 # on a machine without it.
 _NEEDS_TORCH = {
     "Blend": "segue.blend",
+    "Distillation": "segue.sources.distillation",
+    "EWC": "segue.sources.ewc",
     "L2SP": "segue.sources.anchor",
     "LossSum": "segue.losses",
     "NonFiniteLossError": "segue.losses",
     "Replay": "segue.sources.replay",
     "Smoothing": "segue.smoothing",
+    "diagonal_fisher": "segue.sources.fisher",
+    "synthetic_text": "segue.sources.synthetic",
 }
 
 # What needs an extra is not among the names above, which a star import reaches.

@@ -106,13 +106,14 @@ def run(
     """Execute a preset of an experiment family; what is done is skipped, what was cut off resumes.
 
     Args:
-        family: Experiment family: supervised, language, online_rl or
-            offline_to_online.
+        family: Experiment family: supervised, vision, language, online_rl
+            or offline_to_online.
         preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
             short, long, standard, sequence, other-methods, other-methods-long, paper, and ablate-k,
             -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples. Of language: quick,
             standard, other-methods, paper. Of online_rl: quick, changing, standard. Of
-            offline_to_online: quick, standard, verdicts, arms, medium-replay, remedies, large.
+            offline_to_online: quick, standard, verdicts, arms, medium-replay, remedies, large. Of
+            vision: quick, standard, verdicts, no-source, batch-norm, paper.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with

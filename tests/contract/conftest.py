@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 import segue
 from segue.sources.anchor import L2SP
+from segue.sources.distillation import Distillation
+from segue.sources.ewc import EWC
+from segue.sources.fisher import diagonal_fisher
+from segue.sources.synthetic import synthetic_text
 
 K = 6
 
@@ -78,6 +82,66 @@ def _masking(examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"x": batch["x"] * (torch.rand_like(batch["x"]) > 0.2), "y": batch["y"]}
 
 
+class _Language(nn.Module):
+    """A source language model over three tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(torch.tensor(((0, 1, 2), (2, 0, 1), (1, 2, 0.0))))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.table(ids)
+        return logits
+
+
+def _synthetic(_: nn.Module) -> segue.Replay:
+    text = synthetic_text(
+        _Language(), num_examples=10, num_tokens=5, prompts=torch.arange(3).unsqueeze(1), seed=4
+    )
+    return segue.Replay(text, num_examples=None, batch_size=4)
+
+
+def _next_token_loss(model: nn.Module, replay: segue.Replay) -> Tensor:
+    ids = next(replay)["input_ids"]
+    inputs = nn.functional.one_hot(ids[:, :-1].flatten(), 4).double()
+    return nn.functional.cross_entropy(model(inputs), ids[:, 1:].flatten())
+
+
+class _Both:
+    """Replay and an anchor: terms add up, and each keeps its own state."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.replay = segue.Replay(_bank(), num_examples=10, batch_size=4)
+        self.anchor = L2SP(model, scale=0.5)
+
+    def release(self) -> None:
+        self.replay.release()
+        self.anchor.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"replay": self.replay.state_dict(), "anchor": self.anchor.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.replay.load_state_dict(state["replay"])
+        self.anchor.load_state_dict(state["anchor"])
+
+
+def _ewc(kind: Any) -> Callable[[nn.Module], EWC]:
+    def make(model: nn.Module) -> EWC:
+        bank = _bank()
+        fisher = diagonal_fisher(model, (bank["x"], bank["y"]), kind=kind)
+        return EWC(model, scale=0.5, fisher=fisher)
+
+    return make
+
+
+def _distillation(**settings: Any) -> SourceRow:
+    return SourceRow(
+        lambda model: Distillation(model, scale=0.5, **settings),
+        lambda _, distillation: distillation(_bank()["x"]),
+    )
+
+
 SOURCES = {
     "replay": SourceRow(
         lambda _: segue.Replay(_bank(), num_examples=10, batch_size=4), _replay_loss
@@ -87,6 +151,14 @@ SOURCES = {
         _replay_loss,
     ),
     "anchor": SourceRow(lambda model: L2SP(model, scale=0.5), lambda _, anchor: anchor()),
+    "EWC, true Fisher": SourceRow(_ewc("true"), lambda _, anchor: anchor()),
+    "EWC, empirical Fisher": SourceRow(_ewc("empirical"), lambda _, anchor: anchor()),
+    "distillation of logits": _distillation(temperature=2.0),
+    "distillation of features": _distillation(kind="features"),
+    "synthetic replay": SourceRow(_synthetic, _next_token_loss),
+    "replay and anchor": SourceRow(
+        _Both, lambda model, both: _replay_loss(model, both.replay) + both.anchor()
+    ),
 }
 
 

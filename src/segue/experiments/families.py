@@ -53,6 +53,7 @@ FAMILIES: Mapping[str, str] = {
     "offline_to_online": "segue.experiments.offline_to_online.presets",
     "online_rl": "segue.experiments.online_rl.presets",
     "supervised": "segue.experiments.supervised.presets",
+    "vision": "segue.experiments.vision.presets",
 }
 """Family → module that holds its ``PRESETS``."""
 

