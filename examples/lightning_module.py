@@ -41,9 +41,8 @@ class Smoothed(SmoothingMixin, Classifier):  # the whole change to the module
 def fit(model: Classifier, data: TensorDataset, num_epochs: int, *callbacks: pl.Callback) -> None:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=num_epochs, callbacks=[*callbacks], **quiet, enable_checkpointing=False)  # fmt: skip
-    trainer.fit(
-        model, DataLoader(data, 32, shuffle=True, generator=torch.Generator().manual_seed(0))
-    )
+    order = torch.Generator().manual_seed(0)
+    trainer.fit(model, DataLoader(data, 32, shuffle=True, generator=order))
 
 
 images, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))

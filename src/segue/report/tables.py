@@ -276,9 +276,11 @@ def default_k_text(study: Study) -> str:
     if not sweeps:
         return "The runs that would choose a default, which vary K alone, are not in yet."
     parts = []
-    for sweep in sweeps:
+    labels = [sweep.regime_label.split(", ") for sweep in sweeps]
+    common = set(labels[0]).intersection(*labels[1:])
+    for sweep, label in zip(sweeps, labels, strict=True):
         if len(sweeps) > 1:
-            parts.append(f"{cell_long(sweep.regime_label)}:")
+            parts.append(f"{cell_long(', '.join(part for part in label if part not in common))}:")
         parts += [_sweep_table(sweep), _safest(sweep)]
     return "\n\n".join(part for part in parts if part)
 
