@@ -21,12 +21,7 @@ def rate_table(study: Study) -> str:
 
     Only shifts on which every method was run at every rate count, so that the columns compare.
     """
-    scores: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in study.records:
-        rates, value = list(learning_rate_of(record).values()), record.metrics.get(_METRIC)
-        if is_tuning(record) and rates and value is not None:
-            key = method_of(record), float(str(rates[0]))
-            scores[key][shift_of(record)].append(float(value))
+    scores, _ = _tuning_scores(study)
     if not scores:
         return "No tuning runs yet."
     shifts = set.intersection(*(set(of_shift) for of_shift in scores.values()))
@@ -60,15 +55,7 @@ def tuning_table(study: Study) -> str:
     In bold the rate that was best for the method on the shift. No verdicts: these runs are what
     settings are chosen by.
     """
-    scores: dict[tuple[str, float], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    seeds: set[object] = set()
-    for record in study.records:
-        rates = list(learning_rate_of(record).values())
-        value = record.metrics.get(_METRIC)
-        if not is_tuning(record) or not rates or value is None:
-            continue
-        seeds.add(lookup(record.config, "seed"))
-        scores[method_of(record), float(str(rates[0]))][shift_of(record)].append(float(value))
+    scores, seeds = _tuning_scores(study)
     if not scores:
         return "No tuning runs yet."
     shifts = sorted({shift for of_shift in scores.values() for shift in of_shift})
@@ -91,3 +78,20 @@ def tuning_table(study: Study) -> str:
         f"{markdown(columns, lines)}\n\nValidation accuracy in %, mean over the tuning seeds that are "
         f"done ({listed}); in bold each method's best rate on each shift."
     )
+
+
+_Scores = dict[tuple[str, float], dict[str, list[float]]]
+
+
+def _tuning_scores(study: Study) -> tuple[_Scores, set[object]]:
+    """Scores of the tuning runs by (method, learning rate) and shift, and the seeds they are of."""
+    scores: _Scores = defaultdict(lambda: defaultdict(list))
+    seeds: set[object] = set()
+    for record in study.records:
+        rates = list(learning_rate_of(record).values())
+        value = record.metrics.get(_METRIC)
+        if not is_tuning(record) or not rates or value is None:
+            continue
+        seeds.add(lookup(record.config, "seed"))
+        scores[method_of(record), float(str(rates[0]))][shift_of(record)].append(float(value))
+    return scores, seeds

@@ -19,7 +19,6 @@ from segue.experiments.language.loop import (
     build_optimizer,
     evaluate,
     exact_match,
-    learning_rate,
     set_weights,
     weights_of,
 )
@@ -28,6 +27,7 @@ from segue.experiments.language.models import ModelConfig, add_lora, build_model
 from segue.experiments.language.task import load_task
 from segue.experiments.language.tokens import IGNORED, Prompt, TokenSet, train_tokenizer
 from segue.experiments.language.train import fine_tune, pretrain, weights_at
+from segue.experiments.training import learning_rate
 from segue.runs.checkpoint import load_checkpoint
 from segue.runs.context import RunContext, RunResult, Store
 

@@ -13,13 +13,13 @@ from segue.experiments.supervised.loop import (
     build_optimizer,
     drop_frozen_gradients,
     evaluate,
-    learning_rate,
     sharpness_aware,
 )
 from segue.experiments.supervised.methods import METHODS, make_method
 from segue.experiments.supervised.models import ResNetConfig, build_model
 from segue.experiments.supervised.shifts import ShiftConfig
 from segue.experiments.supervised.train import adapt, train_source
+from segue.experiments.training import learning_rate
 from segue.runs.checkpoint import save_checkpoint
 from segue.runs.context import RunContext, RunResult, Store
 

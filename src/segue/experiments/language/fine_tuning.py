@@ -9,13 +9,11 @@ from torch import Tensor, nn
 
 import segue
 from segue.experiments.language.loop import (
-    Curves,
     build_optimizer,
     count_tokens,
     evaluate,
     evaluation_steps,
     exact_match,
-    learning_rate,
     loss_sum,
     row_losses,
     set_weights,
@@ -25,6 +23,7 @@ from segue.experiments.language.methods import build_schedule
 from segue.experiments.language.models import add_lora
 from segue.experiments.language.task import Task
 from segue.experiments.language.tokens import TokenSet
+from segue.experiments.training import Curves, learning_rate
 from segue.runs.execution import RunResult
 from segue.sources.anchor import L2SP
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +12,11 @@ from torch import Tensor, nn
 import segue
 from segue.experiments.language.config import OptimizerConfig
 from segue.experiments.language.tokens import IGNORED, Prompt, TokenSet, final_number
+from segue.experiments.training import seconds_per_pass
 
 __all__ = [
-    "Curves", "build_optimizer", "count_tokens", "evaluate", "evaluation_steps", "exact_match",
-    "learning_rate", "loss_sum", "row_losses", "seconds_per_sequence", "set_weights", "weights_of",
+    "build_optimizer", "count_tokens", "evaluate", "evaluation_steps", "exact_match",
+    "loss_sum", "row_losses", "seconds_per_sequence", "set_weights", "weights_of",
 ]  # fmt: skip
 
 _EVALUATION_BATCH = 32
@@ -61,16 +60,6 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     return torch.optim.AdamW(
         trained, lr=config.learning_rate, betas=_BETAS, weight_decay=config.weight_decay
     )
-
-
-def learning_rate(peak: float, step: int, num_steps: int, num_warmup_steps: int) -> float:
-    """Half a cosine from ``peak`` to 0, under a linear rise over the first ``num_warmup_steps``.
-
-    >>> [round(learning_rate(1.0, t, 4, 2), 4) for t in range(4)]
-    [0.5, 0.8536, 0.5, 0.1464]
-    """
-    cosine = 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
-    return peak * cosine * min(1.0, (step + 1) / num_warmup_steps if num_warmup_steps else 1.0)
 
 
 @torch.no_grad()
@@ -176,30 +165,12 @@ def set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def seconds_per_sequence(model: nn.Module, vocab_size: int, length: int) -> float:
     """Measure one core's time for the forward and backward pass of a sequence of random tokens."""
-    num_threads, size = torch.get_num_threads(), 8
+    size = 8
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (size, length), generator=generator)
-    torch.set_num_threads(1)
-    try:
-        seconds = []
-        for _ in range(4):
-            started = time.process_time()
-            part = loss_sum(model, TokenSet(tokens, tokens))
-            (part.total / part.count).backward()  # type: ignore[no-untyped-call]
-            seconds.append(time.process_time() - started)
-    finally:
-        torch.set_num_threads(num_threads)
-    return min(seconds) / size  # the first pass also sets things up
 
+    def loss() -> Tensor:
+        part = loss_sum(model, TokenSet(tokens, tokens))
+        return part.total / part.count
 
-class Curves:
-    """Points of named curves over optimizer steps; in checkpoints as they are in records."""
-
-    def __init__(self) -> None:
-        self.points: dict[str, dict[str, list[Any]]] = {}
-
-    def add(self, name: str, step: int, value: float) -> None:
-        """Append a point."""
-        curve = self.points.setdefault(name, {"step": [], "value": []})
-        curve["step"].append(step)
-        curve["value"].append(value)
+    return seconds_per_pass(loss) / size

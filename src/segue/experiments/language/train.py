@@ -14,7 +14,6 @@ from segue.experiments.language.config import FineTuningConfig, PretrainingConfi
 from segue.experiments.language.corpus import TARGETS
 from segue.experiments.language.fine_tuning import FineTuning, apply_step
 from segue.experiments.language.loop import (
-    Curves,
     build_optimizer,
     evaluate,
     loss_sum,
@@ -23,6 +22,7 @@ from segue.experiments.language.loop import (
 )
 from segue.experiments.language.models import build_model
 from segue.experiments.language.task import load_task
+from segue.experiments.training import Curves
 from segue.runs.execution import RunResult
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import numpy as np
 from segue.experiments.offline_to_online.config import OfflineConfig, OnlineConfig
 from segue.experiments.offline_to_online.methods import MethodConfig, build_schedule
 from segue.experiments.offline_to_online.task import load_task, prepare_jax
+from segue.experiments.training import Curves
 from segue.rl.control import Control, ReturnControl, SourceLossControl
 from segue.rl.evaluation import Evaluation, evaluate, evaluation_seeds
 from segue.rl.measures import d4rl_reference_score, evaluation_env_steps, measure_switch
@@ -37,7 +38,7 @@ def train_offline(config: OfflineConfig, context: RunContext) -> RunResult:
     prepare_jax(context.store.cache)
     task = load_task(config.shift, context.data_root, context.store.cache)
     training = OfflineTraining(config.learner, task.dataset, task.preprocessing, seed=config.seed)
-    curves = _Curves()
+    curves = Curves()
     state = context.load_checkpoint()
     if state is not None:
         training.load_state_dict(state["training"])
@@ -129,7 +130,7 @@ class _Online:
             agent=agent,
             control=_build_control(config.method),
         )
-        self.curves = _Curves()
+        self.curves = Curves()
         self.last_evaluated = -1
 
     def measure(self) -> None:
@@ -274,15 +275,3 @@ def _training_curve(episodes: list[tuple[int, float]]) -> dict[str, list[Any]]:
 
 def _mean_of_curve(steps: list[int], values: list[float]) -> float:
     return float(np.trapezoid(values, steps) / steps[-1])
-
-
-class _Curves:
-    """Points of named curves; in checkpoints as they are in records."""
-
-    def __init__(self) -> None:
-        self.points: dict[str, dict[str, list[Any]]] = {}
-
-    def add(self, name: str, step: int, value: float) -> None:
-        curve = self.points.setdefault(name, {"step": [], "value": []})
-        curve["step"].append(step)
-        curve["value"].append(value)

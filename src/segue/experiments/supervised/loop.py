@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segue.experiments.supervised.config import OptimizerConfig
+from segue.experiments.training import seconds_per_pass
 
 __all__ = [
-    "Curves",
     "build_optimizer",
     "drop_frozen_gradients",
     "evaluate",
     "evaluation_steps",
-    "learning_rate",
     "seconds_per_example",
     "sharpness_aware",
 ]
@@ -36,16 +32,6 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     return torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay
     )
-
-
-def learning_rate(peak: float, step: int, num_steps: int, num_warmup_steps: int) -> float:
-    """Half a cosine from ``peak`` to 0, under a linear rise over the first ``num_warmup_steps``.
-
-    >>> [round(learning_rate(1.0, t, 4, 2), 4) for t in range(4)]
-    [0.5, 0.8536, 0.5, 0.1464]
-    """
-    cosine = 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
-    return peak * cosine * min(1.0, (step + 1) / num_warmup_steps if num_warmup_steps else 1.0)
 
 
 def drop_frozen_gradients(
@@ -111,31 +97,9 @@ def evaluation_steps(num_steps: int) -> list[int]:
 
 def seconds_per_example(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
     """Measure one core's time for the forward and backward pass of an example, on random images."""
-    num_threads, size = torch.get_num_threads(), 32
+    size = 32
     images = torch.rand(size, *image_shape, generator=torch.Generator().manual_seed(0))
-    torch.set_num_threads(1)
-    try:
-        seconds = []
-        for _ in range(4):
-            started = time.process_time()
-            model(images).sum().backward()
-            seconds.append(time.process_time() - started)
-    finally:
-        torch.set_num_threads(num_threads)
-    return min(seconds) / size  # the first pass also sets things up
-
-
-class Curves:
-    """Points of named curves over optimizer steps; in checkpoints as they are in records."""
-
-    def __init__(self) -> None:
-        self.points: dict[str, dict[str, list[Any]]] = {}
-
-    def add(self, name: str, step: int, value: float) -> None:
-        """Append a point."""
-        curve = self.points.setdefault(name, {"step": [], "value": []})
-        curve["step"].append(step)
-        curve["value"].append(value)
+    return seconds_per_pass(lambda: model(images).sum()) / size
 
 
 @contextmanager

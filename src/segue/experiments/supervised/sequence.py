@@ -16,17 +16,16 @@ from segue.checks import check_count
 from segue.experiments.supervised.config import AdaptationConfig, OptimizerConfig, SourceConfig
 from segue.experiments.supervised.grids import FRESH_SEEDS, Grid, chosen_rates
 from segue.experiments.supervised.loop import (
-    Curves,
     build_optimizer,
     evaluate,
     evaluation_steps,
-    learning_rate,
 )
 from segue.experiments.supervised.methods import MethodConfig, build_schedule, make_method
 from segue.experiments.supervised.models import build_model
 from segue.experiments.supervised.setting import SHORT
 from segue.experiments.supervised.shifts import ShiftConfig
 from segue.experiments.supervised.task import AdaptationTask, load_adaptation
+from segue.experiments.training import Curves, learning_rate
 from segue.runs.context import RunContext, RunResult
 from segue.runs.grid import RunConfig
 

@@ -13,18 +13,17 @@ import segue
 from segue.experiments.supervised.config import AdaptationConfig, SourceConfig
 from segue.experiments.supervised.data import Labelled
 from segue.experiments.supervised.loop import (
-    Curves,
     build_optimizer,
     drop_frozen_gradients,
     evaluate,
     evaluation_steps,
-    learning_rate,
     sharpness_aware,
 )
 from segue.experiments.supervised.methods import build_schedule
 from segue.experiments.supervised.models import build_model
 from segue.experiments.supervised.shifts import augment
 from segue.experiments.supervised.task import AdaptationTask, load_adaptation, load_source
+from segue.experiments.training import Curves, learning_rate
 from segue.runs.execution import RunResult
 from segue.sources.anchor import L2SP
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segue.experiments.training import seconds_per_pass
 from segue.experiments.vision.config import OptimizerConfig
 from segue.experiments.vision.models import Network
 from segue.experiments.vision.task import Examples
 
 __all__ = [
-    "Curves",
     "Evaluation",
     "average_weights",
     "build_optimizer",
     "evaluate",
     "evaluation_steps",
     "get_random_states",
-    "learning_rate",
     "predict",
     "seconds_per_example",
     "set_random_states",
@@ -56,16 +52,6 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.SG
         nesterov=True,
         weight_decay=config.weight_decay,
     )
-
-
-def learning_rate(peak: float, step: int, num_steps: int, num_warmup_steps: int) -> float:
-    """Half a cosine from ``peak`` to 0, under a linear rise over the first ``num_warmup_steps``.
-
-    >>> [round(learning_rate(1.0, t, 4, 2), 4) for t in range(4)]
-    [0.5, 0.8536, 0.5, 0.1464]
-    """
-    cosine = 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
-    return peak * cosine * min(1.0, (step + 1) / num_warmup_steps if num_warmup_steps else 1.0)
 
 
 @torch.no_grad()
@@ -150,27 +136,4 @@ def set_random_states(states: Mapping[str, Tensor], device: str) -> None:
 
 def seconds_per_example(model: Network, inputs: Tensor) -> float:
     """Measure one core's time for the forward and backward pass of an example."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        seconds = []
-        for _ in range(3):
-            started = time.process_time()
-            model(inputs).sum().backward()
-            seconds.append(time.process_time() - started)
-    finally:
-        torch.set_num_threads(num_threads)
-    return min(seconds) / len(inputs)  # the first pass also sets things up
-
-
-class Curves:
-    """Points of named curves over optimizer steps; in checkpoints as they are in records."""
-
-    def __init__(self) -> None:
-        self.points: dict[str, dict[str, list[Any]]] = {}
-
-    def add(self, name: str, step: int, value: float) -> None:
-        """Append a point."""
-        curve = self.points.setdefault(name, {"step": [], "value": []})
-        curve["step"].append(step)
-        curve["value"].append(value)
+    return seconds_per_pass(lambda: model(inputs).sum(), num_passes=3) / len(inputs)

@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import segue
+from segue.experiments.training import Curves, learning_rate
 from segue.experiments.vision.config import AdaptationConfig, SourceConfig
 from segue.experiments.vision.loop import (
-    Curves,
     average_weights,
     build_optimizer,
     evaluate,
     evaluation_steps,
     get_random_states,
-    learning_rate,
     predict,
     set_random_states,
 )
