@@ -101,6 +101,12 @@ def test_another_format_version_is_refused_before_anything_is_read(
     np.savez(path, **{**arrays, "metadata": np.array('{"format_version": 2}')})
     with pytest.raises(DatasetError, match="format_version must be 1, got 2"):
         read_npz(path)
+    path = write_d4rl(tmp_path / "data.hdf5", hopper_data)
+    with h5py.File(path, "a") as file:
+        del file["metadata/segue"]
+        file.create_dataset("metadata/segue", data='{"format_version": 0}')
+    with pytest.raises(DatasetError, match="format_version must be 1, got 0"):
+        read_d4rl(path)
 
 
 def test_without_next_observations_what_is_unknown_is_left_out(
@@ -274,6 +280,25 @@ def test_data_of_another_environment_are_refused(
     check_matches_environment(no_name, env)
     with pytest.raises(DatasetError, match=r"observations must have the environment's shape"):
         check_matches_environment(no_name, make_env("Walker2d-v5"))
+
+
+def test_falls_that_are_called_time_limits_are_found(
+    make_env: Callable[..., Any], hopper_data: OfflineDataset, pendulum_data: OfflineDataset
+) -> None:
+    env = make_env("Hopper-v5")
+    falls = np.flatnonzero(hopper_data.terminations)
+    assert len(falls) > 2
+    none = changed(
+        hopper_data,
+        terminations=np.zeros(len(hopper_data), bool),
+        truncations=hopper_data.terminations | hopper_data.truncations,
+    )
+    validate(none)  # whole in itself
+    message = rf"truncations\[{falls[0]}\] must be False where the environment ends"
+    with pytest.raises(DatasetError, match=message):
+        check_matches_environment(none, env)
+    # A time limit that is one passes: five episodes of twenty steps.
+    check_matches_environment(pendulum_data, make_env("InvertedPendulum-v5", max_episode_steps=20))
 
 
 # -- generated data -----------------------------------------------------------------------------

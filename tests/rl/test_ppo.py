@@ -143,7 +143,7 @@ def test_recomputed_advantages_are_the_stored_ones_under_the_same_values() -> No
     ppo = learner(segue.linear_decay(3), source_advantages="recomputed")
     start = ppo.init(0, 1e-2)
     constants = ppo.constants_at(0)
-    _, rollout, _ = ppo._collect(start.params, start.environments, start.key, constants)
+    _, rollout, _ = ppo._collect(ppo.policy(start), start.environments, start.key, constants)
     again = ppo._with_advantages_of(start.params, rollout)
     np.testing.assert_allclose(again.advantages, rollout.advantages, atol=1e-4)
     moved = jax.tree.map(lambda leaf: leaf * 1.5, start.params)
@@ -174,7 +174,7 @@ def test_a_control_without_old_data_keeps_none_and_ramps_from_the_first_iteratio
 def _batch(ppo: PPO, state: Any) -> Any:
     from segue.rl.ppo import _examples
 
-    rollout = ppo._collect(state.params, state.environments, state.key, ppo.constants_at(0))[1]
+    rollout = ppo._collect(ppo.policy(state), state.environments, state.key, ppo.constants_at(0))[1]
     return _examples(rollout)
 
 
@@ -252,8 +252,8 @@ def test_it_learns_to_balance_a_pole() -> None:
     ppo = PPO(make_environment("CartPole"), settings, segue.linear_decay(4))
     evaluate = jax.jit(ppo.evaluate, static_argnums=3)
     state, key, constants = ppo.init(0, 5e-3), jax.random.key(5), ppo.constants_at(0)
-    before = float(evaluate(state.params, key, constants, 16).mean())
+    before = float(evaluate(ppo.policy(state), key, constants, 16).mean())
     state, _ = jax.jit(ppo.train, static_argnums=2)(state, 0, 40)
-    after = float(evaluate(state.params, key, constants, 16).mean())
+    after = float(evaluate(ppo.policy(state), key, constants, 16).mean())
     assert before < 60.0
     assert after > 100.0

@@ -58,7 +58,7 @@ def test_a_rollout_over_a_time_limit_bootstraps_from_the_true_final_observation(
     environments, observations = state.environments
     late = environments._replace(num_steps=jnp.full(2, 197))  # the limit of 200 lies in the rollout
     after, rollout, finished = ppo._collect(
-        state.params, (late, observations), state.key, constants
+        ppo.policy(state), (late, observations), state.key, constants
     )
     assert np.asarray(rollout.done).sum(axis=0).tolist() == [1, 1]
     assert bool(rollout.done[2].all())

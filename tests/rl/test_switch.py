@@ -12,13 +12,14 @@ from gymnasium.wrappers import ClipAction
 
 import segue
 from segue.rl.control import ReturnControl, SourceLossControl
-from segue.rl.data import OfflineDataset
+from segue.rl.data import DatasetError, OfflineDataset
 from segue.rl.evaluation import evaluate, evaluation_seeds
 from segue.rl.networks import to_numpy
 from segue.rl.objective import Objective
+from segue.rl.offline import OfflineTraining
 from segue.rl.preprocessing import Preprocessing, fit_preprocessing
 from segue.rl.state import agent_from_state, environment_state, restore_environment
-from segue.rl.switch import OnlineTraining, SwitchConfig
+from segue.rl.switch import _PARTS, OnlineTraining, SwitchConfig
 from segue.rl.td3 import TD3Config
 from segue.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -82,6 +83,18 @@ def test_a_state_of_another_run_is_refused(
         change = other.state_dict()
     with pytest.raises(ValueError, match="the state was saved with"):
         training.load_state_dict({**state, part: change})
+
+
+@pytest.mark.parametrize("part", ["agent", "buffer", "preprocessing", "environment", "control"])
+def test_a_part_missing_from_a_saved_state_is_named(
+    start: Callable[..., OnlineTraining], part: str
+) -> None:
+    training = start()
+    state = training.state_dict()
+    assert set(state) == set(_PARTS)
+    del state[part]
+    with pytest.raises(ValueError, match=f"the saved state must hold .* misses {part}$"):
+        training.load_state_dict(state)
 
 
 def test_a_part_missing_from_a_saved_agent_is_named(start: Callable[..., OnlineTraining]) -> None:
@@ -176,6 +189,43 @@ def test_evaluation_changes_nothing_of_training(
     assert found.returns[0] != found.returns[1]
     assert (found.discounted_returns <= found.returns).all()
     assert content(training, tmp_path / "b") == before
+
+
+def test_evaluation_sees_and_acts_as_training_does(
+    make_env: Callable[..., Any], pendulum_data: OfflineDataset
+) -> None:
+    # Actions range over [-3, 3] and observations are standardised: nothing here is the identity.
+    env = make_env("InvertedPendulum-v5", max_episode_steps=20)
+    low, high = env.action_space.low, env.action_space.high
+    preprocessing = fit_preprocessing(pendulum_data.observations, low, high)
+    config = SwitchConfig(LEARNER, exploration_noise=0.0)
+    training = OnlineTraining(config, env, preprocessing, seed=0)
+    first_state = int(np.random.default_rng([0, 3]).integers(0, 2**31 - 1))
+    training._act(20)
+    actor = to_numpy(training.agent.actor)
+    other = make_env("InvertedPendulum-v5", max_episode_steps=20)
+    found = evaluate(other, preprocessing, actor, [first_state])
+    assert training.episode_returns[0] == (found.lengths[0], found.returns[0])
+    as_it_is = fit_preprocessing(pendulum_data.observations, low, high, standardise=False)
+    length = int(found.lengths[0])
+    seen = np.asarray(training.buffer.rows[:length, :4])
+    observation, _ = other.reset(seed=first_state)
+    np.testing.assert_array_equal(seen[0], preprocessing.observations(observation))
+    assert np.abs(seen[0] - as_it_is.observations(observation)).max() > 0.1
+
+
+def test_data_that_are_not_whole_are_refused_by_either_phase(
+    start: Callable[..., OnlineTraining],
+    hopper_data: OfflineDataset,
+    hopper_preprocessing: Preprocessing,
+) -> None:
+    rewards = hopper_data.rewards.copy()
+    rewards[7] = np.nan
+    broken = replace(hopper_data, rewards=rewards)
+    with pytest.raises(DatasetError, match=r"rewards\[7\] must be finite, got nan"):
+        start(dataset=broken)
+    with pytest.raises(DatasetError, match=r"rewards\[7\] must be finite, got nan"):
+        OfflineTraining(LEARNER, broken, hopper_preprocessing, seed=0)
 
 
 def test_the_policy_is_frozen_until_updates_begin(start: Callable[..., OnlineTraining]) -> None:

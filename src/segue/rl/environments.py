@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.checks import unknown_name
+from segue.rl.brax_environments import BRAX_PREFIX, brax_environment
 
 __all__ = [
     "ENVIRONMENTS",
@@ -63,7 +64,7 @@ class EnvironmentSpec:
         action_space: :class:`Discrete` or :class:`Box`.
         max_episode_steps: Time limit.
         constants: Constants of the task; ``reward_scale`` multiplies the reward.
-        start: ``start(key)`` → physical state, of shape [d].
+        start: ``start(key)`` → physical state: an array, or any pytree of arrays.
         advance: ``advance(physical, action, constants)`` → next state, reward, terminated.
         observe: ``observe(physical)`` → observation, of shape [``observation_size``].
     """
@@ -73,9 +74,9 @@ class EnvironmentSpec:
     action_space: Discrete | Box
     max_episode_steps: int
     constants: Mapping[str, float]
-    start: Callable[[jax.Array], jax.Array]
-    advance: Callable[[jax.Array, jax.Array, Constants], tuple[jax.Array, jax.Array, jax.Array]]
-    observe: Callable[[jax.Array], jax.Array]
+    start: Callable[[jax.Array], Any]
+    advance: Callable[[Any, jax.Array, Constants], tuple[Any, jax.Array, jax.Array]]
+    observe: Callable[[Any], jax.Array]
 
 
 class EnvironmentState(NamedTuple):
@@ -87,7 +88,7 @@ class EnvironmentState(NamedTuple):
         episode_return: Sum of rewards since then.
     """
 
-    physical: jax.Array
+    physical: Any
     num_steps: jax.Array
     episode_return: jax.Array
 
@@ -134,7 +135,7 @@ def step_or_start(
     spec: EnvironmentSpec,
     state: EnvironmentState,
     action: jax.Array,
-    start: jax.Array,
+    start: Any,
     constants: Constants,
 ) -> tuple[EnvironmentState, StepResult]:
     """Like :func:`step`, with the physical state of the next episode's start drawn beforehand."""
@@ -160,14 +161,17 @@ def step_or_start(
 
 
 def make_environment(name: str) -> EnvironmentSpec:
-    """Return the task of that name.
+    """Return the task of that name; ``brax/NAME`` or ``brax/NAME:BACKEND`` is one of Brax's.
 
     Raises:
+        ImportError: If it is one of Brax's and brax is not installed.
         ValueError: If there is none.
 
     >>> make_environment("CartPole").action_space
     Discrete(num_actions=2)
     """
+    if name.startswith(BRAX_PREFIX):
+        return brax_environment(*name.removeprefix(BRAX_PREFIX).split(":", 1))
     if name not in ENVIRONMENTS:
         raise ValueError(unknown_name("environment", name, ENVIRONMENTS))
     return ENVIRONMENTS[name]

@@ -11,6 +11,7 @@ import numpy as np
 from segue.checks import check_at_least_one
 from segue.rl.buffers import prepare_rows
 from segue.rl.data.dataset import OfflineDataset
+from segue.rl.data.validation import validate
 from segue.rl.objective import offline_objective
 from segue.rl.preprocessing import Preprocessing
 from segue.rl.state import agent_from_state, agent_state
@@ -21,6 +22,9 @@ __all__ = ["OfflineTraining", "reached_plateau"]
 
 class OfflineTraining:
     """TD3+BC on a data set, from fresh networks.
+
+    Raises:
+        DatasetError: If the data set is not whole; names field and index.
 
     Attributes:
         agent: What was trained so far.
@@ -41,6 +45,7 @@ class OfflineTraining:
         self.agent: Agent = init_agent(learner, *sizes, seed)
         self.num_updates = 0
         self.metrics: dict[str, float] = {}
+        validate(dataset)  # whoever made it: a NaN would show after hours
         self._rows = jnp.asarray(prepare_rows(dataset, preprocessing))
         self._fingerprint = dataset.fingerprint()
         self._updates = make_updates(learner, offline_objective(), *sizes)

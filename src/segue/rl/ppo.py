@@ -12,6 +12,7 @@ shuffled epochs of their own, drawn apart from the target's.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -22,19 +23,24 @@ from jax import lax
 
 from segue.adapters.jax import never_smooths, smoothed_value_and_grad, traceable
 from segue.checks import check_count, check_positive, unknown_name
-from segue.rl.environments import Constants, EnvironmentSpec, changed_constants, reset
+from segue.rl.environments import Constants, EnvironmentSpec, reset
+from segue.rl.episodes import returns_of_episodes
 from segue.rl.policy_networks import ActorCritic, distribution_for
-from segue.rl.ppo_rollout import (
-    Rollout,
-    advantages_of,
-    collect,
-    evaluate_policy,
-    minibatch_order,
-)
+from segue.rl.ppo_rollout import Rollout, advantages_of, collect, minibatch_order
 from segue.rl.ppo_settings import PPOSettings, SourceAdvantages, SourceTerm, TaskChange
+from segue.rl.running_statistics import RunningStatistics, include, no_statistics, normalized
+from segue.rl.task_constants import TaskConstants
 from segue.schedules import Schedule, hard_switch, horizon
 
-__all__ = ["PPO", "PPOSettings", "PPOState", "SourceAdvantages", "SourceTerm", "TaskChange"]
+__all__ = [
+    "PPO",
+    "PPOPolicy",
+    "PPOSettings",
+    "PPOState",
+    "SourceAdvantages",
+    "SourceTerm",
+    "TaskChange",
+]
 
 
 class PPOState(NamedTuple):
@@ -46,6 +52,7 @@ class PPOState(NamedTuple):
         learning_rate: 0-d array, so that another rate is no other program.
         environments: States and current observations.
         previous: The previous rollout, or () where nothing needs it.
+        statistics: Of the observations, or () where they are not normalised.
         key: Random state.
     """
 
@@ -54,7 +61,15 @@ class PPOState(NamedTuple):
     learning_rate: jax.Array
     environments: Any
     previous: Any
+    statistics: RunningStatistics | tuple[()]
     key: jax.Array
+
+
+class PPOPolicy(NamedTuple):
+    """What it takes to act."""
+
+    params: Any
+    statistics: RunningStatistics | tuple[()]
 
 
 class Examples(NamedTuple):
@@ -127,11 +142,7 @@ class PPO:
         self.smooths = not never_smooths(self.schedule)
         self.keeps_previous = self.smooths and source_term == "previous_rollout"
         self._num_source_updates = self._last_source_update(num_smoothing_steps)
-        self._constants = changed_constants(environment, {})
-        self._change = change
-        self._changed = changed_constants(environment, {} if change is None else change.constants)
-        if change is not None:
-            check_count("iteration", change.iteration)
+        self._constants = TaskConstants(environment, change)
         self._optimizer = optax.chain(
             optax.clip_by_global_norm(settings.max_gradient_global_norm),
             optax.scale_by_adam(eps=1e-5),
@@ -156,13 +167,16 @@ class PPO:
         starts = jax.random.split(starting, self.settings.num_envs)
         environments = jax.vmap(lambda key: reset(self.environment, key))(starts)
         params = self.network.init(weights, environments[1])
+        size = self.environment.observation_size
+        statistics: Any = no_statistics(size) if self.settings.normalize_observations else ()
         previous: Any = ()
         if self.keeps_previous:
-            shapes = jax.eval_shape(self._collect, params, environments, key, self._constants)[1]
+            policy, constants = PPOPolicy(params, statistics), self.constants_at(0)
+            shapes = jax.eval_shape(self._collect, policy, environments, key, constants)[1]
             previous = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         optimizer = self._optimizer.init(params)
         rate = jnp.asarray(learning_rate, jnp.float32)
-        return PPOState(params, optimizer, rate, environments, previous, key)
+        return PPOState(params, optimizer, rate, environments, previous, statistics, key)
 
     def train(
         self, state: PPOState, first_iteration: int | jax.Array, num_iterations: int
@@ -182,13 +196,7 @@ class PPO:
 
     def constants_at(self, iteration: int | jax.Array) -> Constants:
         """Constants of the task at an iteration."""
-        changed = jnp.asarray(False)
-        if self._change is not None:
-            changed = jnp.asarray(iteration) >= self._change.iteration
-        return {
-            name: jnp.where(changed, jnp.float32(self._changed[name]), jnp.float32(old))
-            for name, old in self._constants.items()
-        }
+        return self._constants.at(iteration)
 
     def iterate(
         self, state: PPOState, iteration: jax.Array, constants: Constants
@@ -197,8 +205,16 @@ class PPO:
         settings = self.settings
         key, acting, ordering = jax.random.split(state.key, 3)
         environments, rollout, finished = self._collect(
-            state.params, state.environments, acting, constants
+            self.policy(state), state.environments, acting, constants
         )
+        statistics = state.statistics
+        if isinstance(statistics, RunningStatistics):
+            observations, final = rollout.observations, rollout.final_observations
+            rollout = rollout._replace(
+                observations=normalized(statistics, observations),
+                final_observations=normalized(statistics, final),
+            )
+            statistics = include(statistics, observations)
         current = _examples(rollout)
         order = minibatch_order(
             ordering, settings.num_examples, settings.num_updates, settings.num_minibatches
@@ -231,6 +247,7 @@ class PPO:
             optimizer=optimizer,
             environments=environments,
             previous=previous,
+            statistics=statistics,
             key=key,
         ), measured
 
@@ -255,38 +272,42 @@ class PPO:
         total: jax.Array = policy_loss + value_loss - settings.entropy_weight * entropy
         return total
 
+    def policy(self, state: PPOState) -> PPOPolicy:
+        """What :meth:`evaluate` needs of a state."""
+        return PPOPolicy(state.params, state.statistics)
+
     def evaluate(
-        self, params: Any, key: jax.Array, constants: Constants, num_episodes: int
+        self, policy: PPOPolicy, key: jax.Array, constants: Constants, num_episodes: int
     ) -> jax.Array:
         """Return of whole episodes of the stochastic policy, in environments of their own."""
-        returns: jax.Array = evaluate_policy(
-            self.environment,
-            self.network,
-            self.distribution,
-            params,
-            key,
-            constants,
-            num_episodes=num_episodes,
+
+        def choose(observations: jax.Array, key: jax.Array) -> jax.Array:
+            seen = normalized(policy.statistics, observations)
+            parameters: Any = self.network.apply(policy.params, seen, method="policy")
+            return self.distribution.sample(parameters, key)
+
+        return returns_of_episodes(
+            self.environment, choose, key, constants, num_episodes=num_episodes
         )
-        return returns
 
     # -- inside ----------------------------------------------------------------------------
 
     def _collect(
-        self, params: Any, environments: Any, key: jax.Array, constants: Constants
+        self, policy: PPOPolicy, environments: Any, key: jax.Array, constants: Constants
     ) -> tuple[Any, Rollout, dict[str, jax.Array]]:
         settings = self.settings
         return collect(
             self.environment,
             self.network,
             self.distribution,
-            params,
+            policy.params,
             environments,
             key,
             constants,
             num_steps=settings.num_rollout_steps,
             discount=settings.discount,
             gae_lambda=settings.gae_lambda,
+            see=functools.partial(normalized, policy.statistics),
         )
 
     def _last_source_update(self, num_smoothing_steps: int | None) -> int:

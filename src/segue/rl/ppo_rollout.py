@@ -9,17 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segue.rl.environments import (
-    Constants,
-    EnvironmentSpec,
-    EnvironmentState,
-    StepResult,
-    reset,
-    step_or_start,
-)
+from segue.rl.environments import Constants, EnvironmentSpec, EnvironmentState
+from segue.rl.episodes import act
 from segue.rl.policy_networks import ActorCritic, Distribution
 
-__all__ = ["Rollout", "act", "advantages_of", "collect", "evaluate_policy", "minibatch_order"]
+__all__ = ["Rollout", "advantages_of", "collect", "minibatch_order"]
 
 
 class Rollout(NamedTuple):
@@ -50,20 +44,6 @@ class Rollout(NamedTuple):
     done: jax.Array
 
 
-def act(
-    spec: EnvironmentSpec,
-    states: EnvironmentState,
-    actions: jax.Array,
-    starts: jax.Array,
-    constants: Constants,
-) -> tuple[EnvironmentState, StepResult]:
-    """Step many environments at once; ``starts`` are where episodes begin that follow on others."""
-    advance: Callable[..., tuple[EnvironmentState, StepResult]] = jax.vmap(
-        lambda state, action, start: step_or_start(spec, state, action, start, constants)
-    )
-    return advance(states, actions, starts)
-
-
 def collect(
     spec: EnvironmentSpec,
     network: ActorCritic,
@@ -76,8 +56,13 @@ def collect(
     num_steps: int,
     discount: float,
     gae_lambda: float,
+    see: Callable[[jax.Array], jax.Array] = lambda observations: observations,
 ) -> tuple[tuple[EnvironmentState, jax.Array], Rollout, dict[str, jax.Array]]:
-    """Act for ``num_steps`` in every environment; return where they stand and what was seen."""
+    """Act for ``num_steps`` in every environment; return where they stand and what was seen.
+
+    ``see`` is what the networks are given of an observation; the rollout holds observations as the
+    environment gave them.
+    """
     acting, starting = jax.random.split(key)
     num_envs = start[1].shape[0]
     # Drawn for all steps at once: inside the loop every small operation costs.
@@ -86,7 +71,7 @@ def collect(
     def one(carry: Any, given: Any) -> tuple[Any, Any]:
         states, observations = carry
         key, fresh = given
-        parameters = network.apply(params, observations, method="policy")
+        parameters = network.apply(params, see(observations), method="policy")
         actions = distribution.sample(parameters, key)
         log_probs = distribution.log_prob(parameters, actions)
         states, result = act(spec, states, actions, fresh, constants)
@@ -97,8 +82,8 @@ def collect(
         one, start, (jax.random.split(acting, num_steps), starts)
     )
     done = result.terminated | result.truncated
-    values: Any = network.apply(params, observations, method="value")
-    following: Any = network.apply(params, result.final_observation, method="value")
+    values: Any = network.apply(params, see(observations), method="value")
+    following: Any = network.apply(params, see(result.final_observation), method="value")
     advantages = advantages_of(
         result.reward, values, following, result.terminated, done, discount, gae_lambda
     )
@@ -153,42 +138,3 @@ def minibatch_order(
     keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(num_epochs))
     orders = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(keys)
     return orders.reshape(num_epochs * num_minibatches, -1)[:num_updates]
-
-
-def evaluate_policy(
-    spec: EnvironmentSpec,
-    network: ActorCritic,
-    distribution: Distribution,
-    params: Any,
-    key: jax.Array,
-    constants: Constants,
-    *,
-    num_episodes: int,
-    deterministic: bool = False,
-) -> jax.Array:
-    """Return of every one of ``num_episodes`` whole episodes, in environments of their own."""
-    starting, running = jax.random.split(key)
-    start = jax.vmap(lambda key: reset(spec, key))(jax.random.split(starting, num_episodes))
-    nothing = jnp.zeros(num_episodes)
-
-    def unfinished(carry: Any) -> jax.Array:
-        alive: jax.Array = carry[2]
-        return alive.any()
-
-    def one(carry: Any) -> Any:
-        states, observations, alive, returns, key = carry
-        key, acting, resetting = jax.random.split(key, 3)
-        parameters = network.apply(params, observations, method="policy")
-        if deterministic:
-            actions = distribution.mode(parameters)
-        else:
-            actions = distribution.sample(parameters, acting)
-        starts = jax.vmap(spec.start)(jax.random.split(resetting, num_episodes))
-        states, result = act(spec, states, actions, starts, constants)
-        returns = returns + jnp.where(alive, result.reward, 0.0)
-        alive = alive & ~(result.terminated | result.truncated)
-        return states, result.observation, alive, returns, key
-
-    carry = (*start, jnp.ones(num_episodes, bool), nothing, running)
-    returns: jax.Array = lax.while_loop(unfinished, one, carry)[3]
-    return returns

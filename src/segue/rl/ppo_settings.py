@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from segue.checks import (
@@ -39,6 +39,8 @@ class PPOSettings:
             are scaled down to it. (Not a clip of each element.)
         hidden_sizes: Widths of the hidden layers of both networks.
         activation: ``tanh`` or ``swish``.
+        normalize_observations: By running mean and variance of what was seen while acting, as of
+            before the iteration.
         measure_churn: Measure how far each iteration moves policy and value.
     """
 
@@ -56,6 +58,7 @@ class PPOSettings:
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     measure_churn: bool = True
+    normalize_observations: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "num_rollout_steps", "num_epochs", "num_minibatches"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +21,7 @@ from segue.checks import check_at_least_one, check_count, check_not_negative
 from segue.rl.buffers import OnlineBuffer, Transitions, pack, prepare_rows
 from segue.rl.control import Control, NoControl
 from segue.rl.data.dataset import OfflineDataset
+from segue.rl.data.validation import validate
 from segue.rl.networks import act, to_numpy
 from segue.rl.objective import Objective
 from segue.rl.preprocessing import Preprocessing
@@ -27,6 +29,13 @@ from segue.rl.state import agent_from_state, agent_state, environment_state, res
 from segue.rl.td3 import Agent, TD3Config, init_agent, make_updates, reset_optimizers
 
 __all__ = ["OnlineTraining", "SwitchConfig"]
+
+_PARTS = (
+    "num_env_steps", "num_updates", "source_weight", "agent", "buffer", "offline_fingerprint",
+    "preprocessing", "environment", "observation", "return", "generator", "control",
+    "num_episodes_told", "episode_returns", "metrics",
+)  # fmt: skip
+"""Of a saved state."""
 
 
 @dataclass(frozen=True)
@@ -179,19 +188,22 @@ class OnlineTraining:
         self.buffer.add(pack(Transitions(*(np.asarray(column) for column in rows))))
 
     def _update(self, num_updates: int) -> None:
-        weight = self.source_weight
+        # A schedule is in the compiled program, and evaluating it here as well would cost as much as
+        # an update of a small network.
+        given = self.control.source_weight if self.config.objective.schedule is None else 0.0
         self.agent, metrics = self._updates(
             self.agent, self._offline_rows, self.buffer.rows, np.int32(self.buffer.size),
-            np.uint32(2 * self.seed + 1), np.int32(self.num_updates), np.float32(weight),
+            np.uint32(2 * self.seed + 1), np.int32(self.num_updates), np.float32(given),
             num_updates=num_updates,
         )  # fmt: skip
-        self.metrics = {name: float(value) for name, value in metrics.items()}
-        first, self.num_updates = self.num_updates, self.num_updates + num_updates
+        self.metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        first, last = self.num_updates, self.num_updates + num_updates - 1
         if not np.isfinite(self.metrics["critic_loss"]):
             raise FloatingPointError(
-                f"critic_loss is {self.metrics['critic_loss']} within updates {first} to "
-                f"{self.num_updates - 1} after the switch, at a source weight of {weight}"
+                f"critic_loss is {self.metrics['critic_loss']} within updates {first} to {last} after "
+                f"the switch, at a source weight of {self.source_weight}"
             )
+        self.num_updates = last + 1
         told = [value for _, value in self.episode_returns[self._num_episodes_told :]]
         self._num_episodes_told = len(self.episode_returns)
         self.control.after_round(num_updates, told, self.metrics)
@@ -220,9 +232,10 @@ class OnlineTraining:
         """Go on from a saved state.
 
         Raises:
-            ValueError: If it was saved with other offline data, another preprocessing, learner or
-                schedule.
+            ValueError: If a part of it is missing, or it was saved with other offline data, another
+                preprocessing, learner or schedule.
         """
+        _check_parts(state)
         if state["offline_fingerprint"] != self._fingerprint:
             raise ValueError("the offline data set must be the one the state was saved with")
         if Preprocessing.from_state_dict(state["preprocessing"]) != self.preprocessing:
@@ -245,6 +258,15 @@ class OnlineTraining:
         self.metrics = dict(state["metrics"])
 
 
+def _check_parts(state: Mapping[str, Any]) -> None:
+    """A state that lacks a part would go on with a fresh one, or fail half restored."""
+    missing = [name for name in _PARTS if name not in state]
+    if missing:
+        raise ValueError(
+            f"the saved state must hold {', '.join(_PARTS)}, misses {', '.join(missing)}"
+        )
+
+
 def _check_control(
     objective: Objective, control: Control | None, dataset: OfflineDataset | None
 ) -> None:
@@ -253,7 +275,9 @@ def _check_control(
             "control must be given where the objective's schedule is None, and only there, got "
             f"schedule {objective.schedule!r} and control {control!r}"
         )
-    if dataset is None and objective.needs_offline_data:
+    if dataset is not None:
+        validate(dataset)
+    elif objective.needs_offline_data:
         raise ValueError("dataset must be given: the objective draws offline batches, got None")
 
 

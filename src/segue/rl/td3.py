@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +19,17 @@ import optax
 from jax import lax
 
 from segue.adapters.jax import never_smooths, smoothed_value_and_grad, traceable
-from segue.checks import check_at_least_one, check_not_negative, check_positive, check_share
 from segue.rl.buffers import Transitions, draw, unpack
-from segue.rl.networks import Actor, TwinCritic
 from segue.rl.objective import Objective
+from segue.rl.td3_losses import (
+    Agent,
+    actor_loss,
+    actor_network,
+    critic_loss,
+    critic_network,
+    values_of,
+)
+from segue.rl.td3_settings import TD3Config
 from segue.schedules import Schedule, hard_switch
 
 __all__ = [
@@ -39,71 +45,14 @@ Metrics = dict[str, jax.Array]
 Updates = Callable[..., tuple["Agent", Metrics]]
 
 
-@dataclass(frozen=True)
-class TD3Config:
-    """Settings of the learner; the defaults are the papers'.
-
-    Attributes:
-        hidden_widths: Of actor and critics alike.
-        layer_norm_critic: Normalise the critics' hidden layers.
-        batch_size: Transitions per loss and update.
-        discount: γ per environment step.
-        target_update_rate: τ, the weight of the *new* parameters in the target networks.
-        policy_noise: Standard deviation of the target policy's noise, as a share of the action range.
-        noise_clip: Bound of that noise.
-        policy_delay: Critic updates per actor update.
-        actor_learning_rate: Of Adam.
-        critic_learning_rate: Of Adam.
-        alpha: Weight of the value in the actor's loss, against the behaviour-cloning term's 1.
-        divide_by_mean_q: Divide the actor's value term by mean |Q| (detached) in both losses. Without
-            it the online loss swamps the blend.
-    """
-
-    hidden_widths: tuple[int, ...] = (256, 256)
-    layer_norm_critic: bool = False
-    batch_size: int = 256
-    discount: float = 0.99
-    target_update_rate: float = 0.005
-    policy_noise: float = 0.2
-    noise_clip: float = 0.5
-    policy_delay: int = 2
-    actor_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    alpha: float = 2.5
-    divide_by_mean_q: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.hidden_widths:
-            raise ValueError("hidden_widths must name at least one layer, got none")
-        for width in self.hidden_widths:
-            check_at_least_one("hidden_widths", width)
-        for name in ("batch_size", "policy_delay"):
-            check_at_least_one(name, getattr(self, name))
-        for name in ("discount", "target_update_rate"):
-            check_share(name, getattr(self, name), 1.0)
-        for name in ("policy_noise", "noise_clip"):
-            check_not_negative(name, getattr(self, name))
-        for name in ("actor_learning_rate", "critic_learning_rate", "alpha"):
-            check_positive(name, getattr(self, name))
-
-
-class Agent(NamedTuple):
-    """Everything that learns. A pytree; for several seeds, each leaf has a leading dimension."""
-
-    actor: Any
-    critic: Any
-    target_actor: Any
-    target_critic: Any
-    actor_optimizer: Any
-    critic_optimizer: Any
-
-
-def init_agent(config: TD3Config, num_observations: int, num_actions: int, seed: int) -> Agent:
+def init_agent(
+    config: TD3Config, num_observations: int, num_actions: int, seed: int | jax.Array
+) -> Agent:
     """Draw an untrained agent; its targets are copies."""
     actor_key, critic_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))
     observations, actions = jnp.zeros((1, num_observations)), jnp.zeros((1, num_actions))
-    actor = _actor(config, num_actions).init(actor_key, observations)
-    critic = _critic(config).init(critic_key, observations, actions)
+    actor = actor_network(config, num_actions).init(actor_key, observations)
+    critic = critic_network(config).init(critic_key, observations, actions)
     agent = Agent(actor, critic, actor, critic, None, None)
     return reset_optimizers(config, agent)
 
@@ -127,8 +76,8 @@ def start_values(config: TD3Config, agent: Agent, observations: Any, num_actions
 def _start_values(
     config: TD3Config, num_actions: int, actor: Any, critic: Any, observations: jax.Array
 ) -> jax.Array:
-    actions: Any = _actor(config, num_actions).apply(actor, observations)
-    values: jax.Array = _values(config, critic, observations, actions)[0]
+    actions: Any = actor_network(config, num_actions).apply(actor, observations)
+    values: jax.Array = values_of(config, critic, observations, actions)[0]
     return values
 
 
@@ -227,7 +176,7 @@ def _update(
         rows = draw(data.offline_rows, len(data.offline_rows), keys[2], config.batch_size)
         return unpack(rows, *sizes)
 
-    loss = functools.partial(_critic_loss, config, agent)
+    loss = functools.partial(critic_loss, config, agent)
     losses, gradient = smoothed_value_and_grad(
         _source_or_nothing(objective, lambda params, key: loss(params, source(), key)),
         lambda params, key: loss(params, target, key),
@@ -267,7 +216,7 @@ def _actor_step(
 ) -> tuple[Agent, Metrics]:  # fmt: skip
     clones = not never_smooths(objective.cloning_weight)
     cloning = traceable(objective.cloning_weight)(clock) if clones else None
-    loss = functools.partial(_actor_loss, config, agent.critic)
+    loss = functools.partial(actor_loss, config, agent.critic)
     losses, gradient = smoothed_value_and_grad(
         _source_or_nothing(objective, lambda params, _: loss(params, source(), jnp.float32(1.0))),
         lambda params, _: loss(params, target, cloning),
@@ -314,49 +263,6 @@ def _target_rows(
     return jnp.where((jnp.arange(size) < num_chosen)[:, None], offline, online)
 
 
-def _critic_loss(
-    config: TD3Config, agent: Agent, params: Any, batch: Transitions, key: jax.Array
-) -> tuple[jax.Array, Metrics]:
-    noise = config.policy_noise * jax.random.normal(key, batch.actions.shape)
-    noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
-    actions = _actions(config, agent.target_actor, batch.next_observations, batch)
-    actions = jnp.clip(actions + noise, -1.0, 1.0)
-    values = _values(config, agent.target_critic, batch.next_observations, actions)
-    goal = batch.rewards + config.discount * (1.0 - batch.terminals) * jnp.minimum(*values)
-    goal = lax.stop_gradient(goal)
-    first, second = _values(config, params, batch.observations, batch.actions)
-    loss = jnp.mean((first - goal) ** 2) + jnp.mean((second - goal) ** 2)
-    return loss, {
-        "q_mean": first.mean(),
-        "q_target_mean": goal.mean(),
-        "q_twin_gap": jnp.abs(first - second).mean(),
-    }
-
-
-def _actor_loss(
-    config: TD3Config, critic: Any, params: Any, batch: Transitions, cloning: jax.Array | None
-) -> tuple[jax.Array, Metrics]:
-    actions = _actions(config, params, batch.observations, batch)
-    values = _values(config, critic, batch.observations, actions)[0]
-    scale: Any = config.alpha
-    if config.divide_by_mean_q:
-        scale = config.alpha / lax.stop_gradient(jnp.abs(values).mean())
-    distance = jnp.mean((actions - batch.actions) ** 2)
-    loss = -scale * values.mean()
-    if cloning is not None:
-        loss = loss + cloning * distance
-    saturated = jnp.mean((jnp.abs(actions) > 0.99).astype(jnp.float32))
-    return loss, {"cloning_distance": distance, "saturated_share": saturated}
-
-
-def _actions(config: TD3Config, params: Any, observations: jax.Array, batch: Transitions) -> Any:
-    return _actor(config, batch.actions.shape[-1]).apply(params, observations)
-
-
-def _values(config: TD3Config, params: Any, observations: jax.Array, actions: jax.Array) -> Any:
-    return _critic(config).apply(params, observations, actions)
-
-
 def _source_or_nothing(objective: Objective, loss: Callable[..., Any]) -> Callable[..., Any]:
     if objective.source_term == "nothing":  # only the target's weight is ramped
         return lambda params, key: (jnp.float32(0.0), {})
@@ -365,14 +271,6 @@ def _source_or_nothing(objective: Objective, loss: Callable[..., Any]) -> Callab
 
 def _where(there: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.where(there, value, jnp.float32(jnp.nan))
-
-
-def _actor(config: TD3Config, num_actions: int) -> Actor:
-    return Actor(config.hidden_widths, num_actions)
-
-
-def _critic(config: TD3Config) -> TwinCritic:
-    return TwinCritic(config.hidden_widths, config.layer_norm_critic)
 
 
 def _optimizers(

@@ -9,26 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segue.experiments.online_rl.config import SHIFTS, OnlineConfig, ShiftConfig
+from segue.experiments.online_rl.config import (
+    SHIFTS,
+    OnlineConfig,
+    PPOConfig,
+    ShiftConfig,
+    TD3OnlineConfig,
+)
 from segue.experiments.online_rl.grids import (
-    COMPARED,
     FRESH_SEEDS,
     LEARNING_RATES,
     TUNING_SEEDS,
     chosen_rates,
+    compared,
     comparison,
     tuning,
 )
 from segue.experiments.online_rl.methods import METHODS, make_method
 from segue.experiments.online_rl.presets import PRESETS
 from segue.experiments.online_rl.setting import QUICK, STANDARD
-from segue.experiments.online_rl.train import (
-    evaluation_iterations,
-    num_gradient_examples,
-    train_online,
-)
+from segue.experiments.online_rl.td3_methods import TD3_METHODS, make_td3_method
+from segue.experiments.online_rl.train import build_learner, evaluation_points, train_online
 from segue.rl.environments import changed_constants, make_environment
 from segue.rl.ppo_settings import PPOSettings
+from segue.rl.td3_online_settings import OnlineTD3Settings
+from segue.rl.td3_settings import TD3Config
 from segue.runs.context import RunContext, RunResult, Store
 from segue.runs.grid import config_from_dict, config_to_dict, run_id
 from segue.runs.records import Record
@@ -38,10 +43,35 @@ TINY = PPOSettings(
 )
 
 
-def tiny(method: str = "smoothing", shift: str = "cartpole-force", seed: int = 0) -> OnlineConfig:
-    return OnlineConfig(
-        ShiftConfig(shift), make_method(method), seed, 0.003, 6 * 32, TINY, 3, num_episodes=2
-    )
+TINY_TD3 = OnlineTD3Settings(
+    learner=TD3Config((8,), batch_size=16),
+    num_envs=2,
+    num_rollout_steps=8,
+    num_updates=8,
+    buffer_capacity=1_024,
+    num_random_env_steps=32,
+    period=16,
+)
+
+
+def tiny(method: str = "smoothing", shift: str = "cartpole-force", seed: int = 0) -> PPOConfig:
+    return PPOConfig(
+        shift=ShiftConfig(shift), method=make_method(method), seed=seed, learning_rate=0.003,
+        num_env_steps=6 * 32, learner=TINY, num_evaluations=3, num_episodes=2,
+    )  # fmt: skip
+
+
+def tiny_td3(
+    method: str = "smoothing", shift: str = "td3-targets-pendulum", seed: int = 0
+) -> TD3OnlineConfig:
+    switch = SHIFTS[shift].switch
+    data = {"target_update": "average", "recent_share": 0.5} if switch == "data" else {}
+    learner = dataclasses.replace(TINY_TD3, **data)  # type: ignore[arg-type]
+    return TD3OnlineConfig(
+        shift=ShiftConfig(shift), method=make_td3_method(method, switch), seed=seed,
+        learning_rate=0.003, num_env_steps=6 * 32, learner=learner, num_evaluations=3,
+        num_episodes=2,
+    )  # fmt: skip
 
 
 class CutOffError(Exception):
@@ -64,11 +94,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return run(tiny(), tmp_path_factory.mktemp("whole"))
 
 
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(whole: RunResult, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [tiny(), tiny_td3(), tiny_td3(shift="td3-data-pendulum-torque")],
+    ids=["ppo", "td3-targets", "td3-data"],
+)
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    config: OnlineConfig, tmp_path: Path
+) -> None:
+    whole = run(config, tmp_path / "whole")
     for cut_at in (2, 4):  # before and after the change
         with pytest.raises(CutOffError):
-            run(tiny(), tmp_path, cut_at)
-    resumed = run(tiny(), tmp_path)
+            run(config, tmp_path / "resumed", cut_at)
+    resumed = run(config, tmp_path / "resumed")
     assert resumed.metrics == whole.metrics
     assert resumed.curves == whole.curves
     assert resumed.weights is not None
@@ -98,25 +136,39 @@ def test_a_run_records_what_it_promises(whole: RunResult) -> None:
 def test_the_cost_counts_what_a_run_really_spends(whole: RunResult) -> None:
     first_has_no_source = 2 * 16
     assert tiny().cost() - first_has_no_source == whole.metrics["num_gradient_examples"]
-    assert num_gradient_examples(tiny(), 0.5) == 4 * 16 + 2 * 16
-    assert num_gradient_examples(tiny("target_ramp"), 0.5) == 4 * 16
-    assert num_gradient_examples(tiny("more_epochs"), 0.0) == 6 * 16
+    assert tiny().num_gradient_examples(0.5) == 4 * 16 + 2 * 16
+    assert tiny("target_ramp").num_gradient_examples(0.5) == 4 * 16
+    assert tiny("more_epochs").num_gradient_examples(0.0) == 6 * 16
+    assert tiny_td3().num_gradient_examples(0.5) == 16 * 16 + 8 * 16
+    assert tiny_td3("target_ramp").num_gradient_examples(0.5) == 16 * 16
+    assert tiny_td3("more_updates").num_gradient_examples(0.0) == 24 * 16
 
 
-def spends(method: str) -> tuple[int, float]:
-    config = STANDARD.run("cartpole", method, 0, 1e-3)
-    return config.num_iterations * config.settings.num_examples, config.cost()
+def spends(shift: str, method: str) -> tuple[int, float]:
+    config = STANDARD.run(shift, method, 0, 1e-3)
+    learner = build_learner(config)
+    num_iterations = config.num_points * config.num_iterations_per_point
+    return num_iterations * learner.settings.num_examples, config.cost()
 
 
-def test_every_arm_sees_as_many_environment_steps_and_the_controls_as_many_gradients() -> None:
-    steps = {spends(method)[0] for method in METHODS}
-    assert len(steps) == 1
-    smoothing, plain = spends("smoothing")[1], spends("hard_switch")[1]
+@pytest.mark.parametrize(
+    ("shift", "methods", "controls"),
+    [
+        ("cartpole", METHODS, ("more_epochs", "larger_batches", "longer_rollouts")),
+        ("td3-targets-pendulum", TD3_METHODS["targets"], ("more_updates", "larger_batches")),
+        ("td3-data-pendulum", TD3_METHODS["data"], ("more_updates", "larger_batches")),
+    ],
+)
+def test_every_arm_sees_as_many_environment_steps_and_the_controls_as_many_gradients(
+    shift: str, methods: dict[str, Any], controls: tuple[str, ...]
+) -> None:
+    assert len({spends(shift, method)[0] for method in methods}) == 1
+    smoothing, plain = spends(shift, "smoothing")[1], spends(shift, "hard_switch")[1]
     assert smoothing == 1.5 * plain
-    for control in ("more_epochs", "larger_batches", "longer_rollouts", "constant_mix"):
-        assert spends(control)[1] == smoothing, control
-    assert spends("target_ramp")[1] == plain
-    assert spends("smoothing_whole")[1] == 2.0 * plain
+    for control in (*controls, "constant_mix"):
+        assert spends(shift, control)[1] == smoothing, control
+    assert spends(shift, "target_ramp")[1] == plain
+    assert spends(shift, "smoothing_whole")[1] == 2.0 * plain
 
 
 def test_the_constant_mix_holds_as_much_of_the_old_loss_as_smoothing() -> None:
@@ -141,7 +193,7 @@ def test_tuning_gives_every_arm_as_many_trials_on_seeds_of_their_own() -> None:
     assert len(FRESH_SEEDS) >= 10
     configs: list[Any] = tuning(STANDARD)([])
     for shift in SHIFTS:
-        for method in COMPARED:
+        for method in compared(shift):
             trials = [c for c in configs if (c.shift.name, c.method.name) == (shift, method)]
             assert len(trials) == len(LEARNING_RATES) * len(TUNING_SEEDS)
             assert {c.split for c in trials} == {"validation"}
@@ -174,10 +226,10 @@ def test_a_changing_task_changes_a_constant_that_its_environment_has() -> None:
 
 def test_a_changing_task_is_evaluated_densely_after_its_change() -> None:
     config = STANDARD.run("cartpole-force", "smoothing", 0, 1e-3)
-    half = config.num_iterations // 2
-    assert {half, half + 1, half + 2, half + 4, half + 8} <= set(evaluation_iterations(config))
+    half = config.num_points // 2
+    assert {half, half + 1, half + 2, half + 4, half + 8} <= set(evaluation_points(config))
     plain = STANDARD.run("cartpole", "smoothing", 0, 1e-3)
-    assert len(evaluation_iterations(plain)) <= 2 * plain.num_evaluations
+    assert len(evaluation_points(plain)) <= 2 * plain.num_evaluations
 
 
 def test_a_wrong_configuration_is_named() -> None:
@@ -189,3 +241,20 @@ def test_a_wrong_configuration_is_named() -> None:
         dataclasses.replace(tiny(), num_env_steps=100)
     with pytest.raises(ValueError, match=r"whole epochs of 3, got 1\.5"):
         make_method("more_epochs").settings(dataclasses.replace(TINY, num_epochs=3))
+    with pytest.raises(ValueError, match="unknown method 'averaged_targets'"):
+        make_td3_method("averaged_targets", "data")
+    with pytest.raises(ValueError, match=r"whole updates of 7, got 1\.5"):
+        make_td3_method("more_updates", "data").settings(
+            dataclasses.replace(TINY_TD3, num_updates=7)
+        )
+    with pytest.raises(ValueError, match=r"period must be a multiple of num_updates \(8\), got 20"):
+        dataclasses.replace(tiny_td3(), learner=dataclasses.replace(TINY_TD3, period=20))
+    with pytest.raises(ValueError, match="shift must be one of the learner 'td3', got 'cartpole'"):
+        dataclasses.replace(tiny_td3(), shift=ShiftConfig("cartpole"))
+
+
+def test_a_remedy_takes_the_switch_away() -> None:
+    averaged = make_td3_method("averaged_targets", "targets").settings(TINY_TD3)
+    assert averaged.target_update == "average"
+    recent = dataclasses.replace(TINY_TD3, recent_share=0.5)
+    assert make_td3_method("whole_buffer", "data").settings(recent).recent_share == 1.0

@@ -81,11 +81,11 @@ STANDARD = Setting(
     learner=_SMALL,
     num_transitions=100_000,
     min_offline_updates=30_000,
-    max_offline_updates=100_000,
+    max_offline_updates=60_000,
     num_updates_per_evaluation=5_000,
-    num_env_steps=60_000,
-    num_smoothing_steps=15_000,
+    num_env_steps=40_000,
+    num_smoothing_steps=10_000,
 )
-"""64 × 64 networks, 60,000 environment steps, K a quarter of them."""
+"""64 × 64 networks, 40,000 environment steps, K a quarter of them."""
 LARGE = replace(STANDARD, learner=TD3Config(hidden_widths=(256, 256)))
 """The papers' networks."""

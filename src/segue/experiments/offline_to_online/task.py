@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import jax
 
 from segue.experiments.offline_to_online.config import ShiftConfig
 from segue.rl.data.dataset import OfflineDataset
@@ -19,7 +17,7 @@ from segue.rl.data.policies import find_policies
 from segue.rl.data.validation import check_matches_environment, validate
 from segue.rl.preprocessing import Preprocessing, fit_preprocessing
 
-__all__ = ["SwitchTask", "load_task", "prepare_jax"]
+__all__ = ["SwitchTask", "load_task"]
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,6 @@ def load_task(shift: ShiftConfig, data_root: str | None, cache: Path) -> SwitchT
     space: Any = training.action_space
     preprocessing = fit_preprocessing(dataset.observations, space.low, space.high)
     return SwitchTask(dataset, training, evaluation, preprocessing)
-
-
-def prepare_jax(cache: Path) -> None:
-    """One thread, as runs are what is parallel; and compiled programs are kept between runs.
-
-    For a process of its own, before it first computes with JAX.
-    """
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ.setdefault("XLA_FLAGS", flags)
-    set_option: Any = jax.config.update
-    set_option("jax_compilation_cache_dir", str((cache / "jax").absolute()))
-    set_option("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _cached_dataset(shift: ShiftConfig, data_root: str | None, cache: Path) -> OfflineDataset:

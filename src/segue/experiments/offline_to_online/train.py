@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segue.experiments.compiled import prepare_jax
 from segue.experiments.offline_to_online.config import OfflineConfig, OnlineConfig
 from segue.experiments.offline_to_online.methods import MethodConfig, build_schedule
-from segue.experiments.offline_to_online.task import load_task, prepare_jax
+from segue.experiments.offline_to_online.task import load_task
 from segue.experiments.training import Curves
 from segue.rl.control import Control, ReturnControl, SourceLossControl
 from segue.rl.evaluation import Evaluation, evaluate, evaluation_seeds
@@ -26,7 +27,7 @@ from segue.runs.execution import RunResult
 if TYPE_CHECKING:
     from segue.runs.execution import RunContext
 
-__all__ = ["build_objective", "train_offline", "train_online"]
+__all__ = ["OnlineRun", "build_objective", "train_offline", "train_online"]
 
 _STRETCH = 1_000  # environment steps between two looks at the clock of checkpoints
 _EARLY = 10_000  # environment steps within which the fall at the switch is looked for
@@ -79,23 +80,21 @@ def train_offline(config: OfflineConfig, context: RunContext) -> RunResult:
 def train_online(config: OnlineConfig, context: RunContext) -> RunResult:
     """Take the offline agent online."""
     prepare_jax(context.store.cache)
-    run = _Online(config, context)
+    run = OnlineRun(config, context)
     state = context.load_checkpoint()
     if state is not None:
         run.load_state_dict(state)
     for goal in evaluation_env_steps(config.num_env_steps):
-        while run.training.num_env_steps < goal:
-            now = run.training.num_env_steps
-            run.training.train(min(goal, (now // _STRETCH + 1) * _STRETCH))
-            context.progress(run.training.num_env_steps, config.num_env_steps)
-            if context.should_checkpoint(run.training.num_env_steps):
+        for now in run.stretches(goal):
+            context.progress(now, config.num_env_steps)
+            if context.should_checkpoint(now):
                 context.save_checkpoint(run.state_dict())
         if goal > run.last_evaluated:
             run.measure()
     return run.result()
 
 
-class _Online:
+class OnlineRun:
     """State of one online run: everything a checkpoint holds."""
 
     def __init__(self, config: OnlineConfig, context: RunContext) -> None:
@@ -132,6 +131,16 @@ class _Online:
         )
         self.curves = Curves()
         self.last_evaluated = -1
+
+    def stretches(self, goal: int) -> Iterator[int]:
+        """Train until an environment step; yields the step after each stretch.
+
+        The stretches are part of what a run is: a round never crosses the end of one.
+        """
+        while self.training.num_env_steps < goal:
+            now = self.training.num_env_steps
+            self.training.train(min(goal, (now // _STRETCH + 1) * _STRETCH))
+            yield self.training.num_env_steps
 
     def measure(self) -> None:
         """Evaluate, and add a point to every curve."""
@@ -199,9 +208,13 @@ class _Online:
         return RunResult(
             metrics=metrics,
             curves=curves,
-            weights=_tensors(agent_state(training.agent)),
+            weights=self.result_weights(),
             data_fingerprint=self.task.dataset.fingerprint(),
         )
+
+    def result_weights(self) -> dict[str, Any]:
+        """Everything that learns, by path: what the hash in the record is of."""
+        return _tensors(agent_state(self.training.agent))
 
     def _num_gradient_batches(self) -> int:
         """Batches that the critics learnt from: the unit of equal compute."""
@@ -214,6 +227,7 @@ class _Online:
         return num + sum(schedule(clock_at(update)) > 0.0 for update in range(num))
 
     def state_dict(self) -> dict[str, Any]:
+        """Training, curves, and where the last evaluation was."""
         return {
             "training": self.training.state_dict(),
             "curves": self.curves.points,
@@ -221,6 +235,7 @@ class _Online:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
         self.training.load_state_dict(state["training"])
         self.curves.points = state["curves"]
         self.last_evaluated = state["last_evaluated"]

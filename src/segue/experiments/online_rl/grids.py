@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from segue.analysis.selection import choose_settings
 from segue.experiments.online_rl.config import SHIFTS
 from segue.experiments.online_rl.setting import Setting
+from segue.experiments.online_rl.td3_methods import TD3_METHODS
 from segue.runs.grid import RunConfig
 from segue.runs.records import Record
 
 __all__ = [
     "COMPARED", "FRESH_SEEDS", "LEARNING_RATES", "PRIMARY_METRIC", "TUNING_SEEDS", "Grid",
-    "chosen_rates", "comparison", "one_rate", "tuning",
+    "chosen_rates", "compared", "comparison", "one_rate", "tuning",
 ]  # fmt: skip
 
 FRESH_SEEDS = tuple(range(10))
@@ -33,9 +34,15 @@ COMPARED = (
     "larger_batches",
     "longer_rollouts",
 )
-"""Arms of the standard preset; each has its learning rate chosen in as many trials."""
+"""PPO's arms; each has its learning rate chosen in as many trials."""
 Grid = Callable[[Sequence[Record]], list[RunConfig]]
 """Runs, given the records of the phases before."""
+
+
+def compared(shift: str) -> tuple[str, ...]:
+    """Arms of a task."""
+    task = SHIFTS[shift]
+    return COMPARED if task.learner == "ppo" else tuple(TD3_METHODS[task.switch])
 
 
 def one_rate(
@@ -55,16 +62,17 @@ def one_rate(
 
 
 def tuning(
-    setting: Setting, shifts: Iterable[str] = tuple(SHIFTS), methods: Iterable[str] = COMPARED
+    setting: Setting,
+    shifts: Iterable[str] = tuple(SHIFTS),
+    methods: Iterable[str] | None = None,
 ) -> Grid:
-    """Every arm at every learning rate on the tuning seeds."""
-    shifts, methods = tuple(shifts), tuple(methods)
+    """Every arm (or ``methods``) at every learning rate on the tuning seeds."""
+    arms = _arms(shifts, methods)
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
         return [
             setting.run(shift, method, seed, rate, split="validation")
-            for shift in shifts
-            for method in methods
+            for shift, method in arms
             for seed in TUNING_SEEDS
             for rate in LEARNING_RATES
         ]
@@ -73,10 +81,12 @@ def tuning(
 
 
 def comparison(
-    setting: Setting, shifts: Iterable[str] = tuple(SHIFTS), methods: Iterable[str] = COMPARED
+    setting: Setting,
+    shifts: Iterable[str] = tuple(SHIFTS),
+    methods: Iterable[str] | None = None,
 ) -> Grid:
-    """Every arm at its chosen learning rate on all fresh seeds."""
-    shifts, methods = tuple(shifts), tuple(methods)
+    """Every arm (or ``methods``) at its chosen learning rate on all fresh seeds."""
+    arms = _arms(shifts, methods)
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
         rates = chosen_rates(records)
@@ -84,12 +94,16 @@ def comparison(
         # Task by task and arm by arm: seeds that follow each other share a compiled program.
         return [
             setting.run(shift, method, seed, rates.get((shift, method), middle))
-            for shift in shifts
-            for method in methods
+            for shift, method in arms
             for seed in FRESH_SEEDS
         ]
 
     return configs
+
+
+def _arms(shifts: Iterable[str], methods: Iterable[str] | None) -> list[tuple[str, str]]:
+    chosen = None if methods is None else tuple(methods)
+    return [(shift, method) for shift in shifts for method in chosen or compared(shift)]
 
 
 def chosen_rates(records: Sequence[Record]) -> dict[tuple[str, str], float]:

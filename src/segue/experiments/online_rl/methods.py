@@ -16,11 +16,23 @@ from segue import schedules
 from segue.checks import check_at_least_one, check_positive, check_share, unknown_name
 from segue.rl.ppo_settings import PPOSettings, SourceAdvantages, SourceTerm
 
-__all__ = ["METHODS", "SMOOTHING_SHARE", "MethodConfig", "make_method"]
+__all__ = ["METHODS", "SMOOTHING_SHARE", "MethodConfig", "Shape", "build_schedule", "make_method"]
 
 Shape = Literal["hard_switch", "linear", "constant", "constant_then_target"]
 SMOOTHING_SHARE = 0.5
 """Share of an iteration's updates over which λ falls, where an arm does not say otherwise."""
+
+
+def build_schedule(shape: Shape, num_steps: int, initial_weight: float) -> schedules.Schedule:
+    """Return the source weight of that shape, with a ramp (or a plateau) of so many updates."""
+    if shape == "hard_switch":
+        return schedules.hard_switch()
+    if shape == "linear":
+        return schedules.linear_decay(num_steps, initial_weight=initial_weight)
+    constant = schedules.constant(initial_weight)
+    if shape == "constant":
+        return constant
+    return schedules.join([constant, schedules.hard_switch()], [num_steps])
 
 
 @dataclass(frozen=True)
@@ -81,14 +93,7 @@ class MethodConfig:
     def schedule(self, num_updates: int) -> schedules.Schedule:
         """Source weight over an iteration of so many updates."""
         num_steps = self.num_smoothing_steps(num_updates)
-        if self.shape == "hard_switch":
-            return schedules.hard_switch()
-        if self.shape == "linear":
-            return schedules.linear_decay(num_steps, initial_weight=self.initial_weight)
-        constant = schedules.constant(self.initial_weight)
-        if self.shape == "constant":
-            return constant
-        return schedules.join([constant, schedules.hard_switch()], [num_steps])
+        return build_schedule(self.shape, num_steps, self.initial_weight)
 
     def num_source_updates(self, num_updates: int) -> int:
         """Updates of an iteration that evaluate a source minibatch."""

@@ -13,30 +13,35 @@ from segue.experiments.online_rl.setting import QUICK, STANDARD
 
 __all__ = ["PRESETS"]
 
-_CHANGING = tuple(name for name, shift in SHIFTS.items() if shift.changes)
+_CHANGING = tuple(
+    name for name, shift in SHIFTS.items() if shift.changes and shift.learner == "ppo"
+)
+_PPO = tuple(name for name, shift in SHIFTS.items() if shift.learner == "ppo")
+_TD3 = tuple(name for name, shift in SHIFTS.items() if shift.learner == "td3")
 
 
 @functools.cache
-def _seconds_per_example() -> float:
+def _seconds_per_example(shift: str) -> float:
     """Seconds per gradient example, acting included, measured on one task; compiling is not."""
     import jax
 
-    from segue.rl.environments import make_environment
-    from segue.rl.ppo import PPO
+    from segue.experiments.online_rl.train import build_learner
 
-    config = QUICK.run("cartpole", "hard_switch", 0, 1e-3)
-    learner = PPO(make_environment("CartPole"), config.settings)
+    config = QUICK.run(shift, "hard_switch", 0, 1e-3)
+    learner = build_learner(config)
     train = jax.jit(learner.train, static_argnums=2)
     state, num_iterations = learner.init(0, 1e-3), 20
     compiled = train.lower(state, 0, num_iterations).compile()
     started = time.perf_counter()
-    jax.block_until_ready(compiled(state, 0))  # type: ignore[no-untyped-call]
+    jax.block_until_ready(compiled(state, 10_000))  # type: ignore[no-untyped-call]
     seconds = time.perf_counter() - started
-    return seconds / (config.cost() / config.num_iterations * num_iterations)
+    num_points = num_iterations / config.num_iterations_per_point
+    return seconds / (config.cost() / config.num_points * num_points)
 
 
 def _seconds_per_cost(config: Any) -> float:
-    return _seconds_per_example()
+    names = {"ppo": "cartpole", "td3": "td3-targets-pendulum"}
+    return _seconds_per_example(names[config.learner_name])
 
 
 def _tuned(description: str, shifts: tuple[str, ...]) -> Preset:
@@ -65,8 +70,13 @@ PRESETS: dict[str, Preset] = {
         seconds_per_cost=_seconds_per_cost,
     ),
     "changing": _tuned("PPO on three changing tasks, ten arms, ten seeds", _CHANGING),
-    "standard": _tuned(
-        "PPO on three tasks and three changing ones, ten arms, ten seeds", tuple(SHIFTS)
+    "ppo": _tuned(
+        "PPO on three tasks, three changing ones and Brax's hopper, ten arms, ten seeds", _PPO
     ),
+    "td3": _tuned(
+        "TD3 on Pendulum: hard targets, drifting data, and a changing task, ten arms, ten seeds",
+        _TD3,
+    ),
+    "standard": _tuned("PPO on seven tasks and TD3 on three, ten arms, ten seeds", _PPO + _TD3),
 }
 """Presets by name."""

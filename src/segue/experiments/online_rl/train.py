@@ -1,4 +1,4 @@
-"""Training of the online family: iterations of PPO with evaluations in between."""
+"""Training of the online family: iterations of a learner with evaluations in between."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ import jax
 import numpy as np
 import torch
 
-from segue.experiments.online_rl.config import OnlineConfig, ShiftConfig
+from segue.experiments.compiled import prepare_jax
+from segue.experiments.online_rl.config import (
+    OnlineConfig,
+    PPOConfig,
+    ShiftConfig,
+    TD3OnlineConfig,
+)
 from segue.experiments.online_rl.methods import MethodConfig
+from segue.experiments.online_rl.td3_methods import TD3MethodConfig
 from segue.rl.environments import make_environment
-from segue.rl.ppo import PPO, PPOState
+from segue.rl.ppo import PPO
 from segue.rl.ppo_checkpoint import arrays_of, state_from_arrays
 from segue.rl.ppo_settings import PPOSettings, TaskChange
+from segue.rl.td3_online import TD3
+from segue.rl.td3_online_settings import OnlineTD3Settings
 from segue.runs.context import RunResult
 
 if TYPE_CHECKING:
     from segue.runs.context import RunContext
 
-__all__ = ["evaluation_iterations", "num_gradient_examples", "train_online"]
+__all__ = ["build_learner", "evaluation_points", "train_online"]
 
 _MEASURED = ("target_loss", "source_loss", "source_weight", "policy_churn", "value_churn")
 _NEVER = 2**31 - 1
@@ -28,62 +37,88 @@ _NEVER = 2**31 - 1
 
 def train_online(config: OnlineConfig, context: RunContext) -> RunResult:
     """Train the learner of ``config``; a run that was cut off goes on bit by bit."""
+    prepare_jax(context.store.cache)
     platform = "cpu" if context.device == "cpu" else "gpu"
     with jax.default_device(jax.devices(platform)[0]):
         run = _Run(config)
         saved = context.load_checkpoint()
         if saved is not None:
             run.load_state_dict(saved)
-        when = set(evaluation_iterations(config))
-        for iteration in range(run.iteration, config.num_iterations):
-            if iteration in when:
+        when = set(evaluation_points(config))
+        for point in range(run.point, config.num_points):
+            if point in when:
                 run.evaluate(config.num_episodes)
-            run.iterate()
-            context.progress(iteration + 1, config.num_iterations)
-            if context.should_checkpoint(iteration + 1):
+            run.advance()
+            context.progress(point + 1, config.num_points)
+            if context.should_checkpoint(point + 1):
                 context.save_checkpoint(run.state_dict())
         run.evaluate(4 * config.num_episodes)
         return run.result()
 
 
-def evaluation_iterations(config: OnlineConfig) -> list[int]:
-    """Iterations before which the policy is evaluated: evenly spread, and densely after a change."""
-    num, every = config.num_iterations, max(1, config.num_iterations // config.num_evaluations)
+def evaluation_points(config: OnlineConfig) -> list[int]:
+    """Points before which the policy is evaluated: evenly spread, and densely after a change."""
+    num, every = config.num_points, max(1, config.num_points // config.num_evaluations)
     found = set(range(0, num, every))
     if config.shift.shift.changes:
         found |= {num // 2 + after for after in (0, 1, 2, 4, 8) if num // 2 + after < num}
     return sorted(found)
 
 
-def num_gradient_examples(config: OnlineConfig, source_evaluated: float) -> int:
-    """Examples that passed forward and backward in an iteration.
+def build_learner(config: OnlineConfig) -> PPO | TD3:
+    """Return the learner that a run trains.
 
-    ``source_evaluated`` is the share of its updates whose branch with the source was taken; where
-    only the target's weight is ramped, that branch holds no examples.
+    Raises:
+        TypeError: If the configuration is of neither learner.
     """
-    settings = config.settings
-    size = settings.num_examples // settings.num_minibatches
-    num_source = 0 if config.method.source_term == "nothing" else source_evaluated
-    return round(settings.num_updates * (1.0 + num_source)) * size
+    if isinstance(config, PPOConfig):
+        return _ppo(config.shift, config.method, config.learner, _change_iteration(config))
+    if isinstance(config, TD3OnlineConfig):
+        return _td3(config.shift, config.method, config.learner, _change_iteration(config))
+    raise TypeError(f"config must be one of PPO or TD3, got {type(config).__name__}")
 
 
+def _change_iteration(config: OnlineConfig) -> int:
+    if not config.shift.shift.changes:
+        return _NEVER
+    return config.num_points // 2 * config.num_iterations_per_point
+
+
+def _change(shift: ShiftConfig, iteration: int) -> TaskChange | None:
+    return TaskChange(iteration, dict(shift.shift.changes)) if shift.shift.changes else None
+
+
+# Seeds and learning rates share a learner, and with it its compiled functions.
 @functools.lru_cache(maxsize=64)
-def _compiled(
-    shift: ShiftConfig, method: MethodConfig, plain: PPOSettings, change_iteration: int
-) -> tuple[PPO, Any, Any, Any]:
-    """A learner and its compiled functions; seeds and learning rates share them."""
-    settings, task = method.settings(plain), shift.shift
-    learner = PPO(
-        make_environment(task.environment),
+def _ppo(shift: ShiftConfig, method: MethodConfig, plain: PPOSettings, change: int) -> PPO:
+    settings = method.settings(plain)
+    return PPO(
+        make_environment(shift.shift.environment),
         settings,
         method.schedule(settings.num_updates),
         source_term=method.source_term,
         source_advantages=method.source_advantages,
-        change=TaskChange(change_iteration, dict(task.changes)) if task.changes else None,
+        change=_change(shift, change),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _td3(shift: ShiftConfig, method: TD3MethodConfig, plain: OnlineTD3Settings, change: int) -> TD3:
+    settings = method.settings(plain)
+    return TD3(
+        make_environment(shift.shift.environment),
+        settings,
+        method.schedule(settings.period),
+        source_term=method.source_term,
+        change=_change(shift, change),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(learner: PPO | TD3) -> tuple[Any, Any, Any]:
     train = jax.jit(learner.train, static_argnums=2)
     evaluate = jax.jit(learner.evaluate, static_argnums=3)
-    return learner, jax.jit(learner.init), train, evaluate
+    return jax.jit(learner.init), train, evaluate
 
 
 class _Run:
@@ -91,38 +126,41 @@ class _Run:
 
     def __init__(self, config: OnlineConfig) -> None:
         self.config = config
-        changes = bool(config.shift.shift.changes)
-        self.change = config.num_iterations // 2 if changes else _NEVER
-        self.learner, init, self._train, self._evaluate = _compiled(
-            config.shift, config.method, config.learner, self.change
-        )
-        self.state: PPOState = init(np.uint32(config.seed), np.float32(config.learning_rate))
-        self.iteration = 0
+        self.change_point = config.num_points // 2 if config.shift.shift.changes else None
+        self.learner = build_learner(config)
+        init, self._train, self._evaluate = _compiled(self.learner)
+        self.state: Any = init(np.uint32(config.seed), np.float32(config.learning_rate))
+        self.point = 0
         self.num_gradient_examples = 0
         self.curves: dict[str, dict[str, list[Any]]] = {}
 
     @property
     def num_env_steps(self) -> int:
         """Environment steps so far."""
-        return self.iteration * self.learner.settings.num_examples
+        return self.point * self.config.num_env_steps_per_point
 
-    def iterate(self) -> None:
-        """One iteration, and a point on each of its curves."""
-        self.state, measured = self._train(self.state, self.iteration, 1)
-        found = {name: float(value[0]) for name, value in measured.items()}
-        self.iteration += 1
-        self.num_gradient_examples += num_gradient_examples(self.config, found["source_evaluated"])
+    def advance(self) -> None:
+        """Train to the next point, and add it to the curves."""
+        num = self.config.num_iterations_per_point
+        self.state, measured = self._train(self.state, self.point * num, num)
+        found = {name: np.asarray(value, np.float64) for name, value in measured.items()}
+        self.point += 1
+        self.num_gradient_examples += self.config.num_gradient_examples(
+            float(found["source_evaluated"].mean())
+        )
         for name in _MEASURED:
-            self._add(name, found[name])
-        if found["num_episodes"] > 0:
-            self._add("training_return", found["sum_of_returns"] / found["num_episodes"])
+            self._add(name, float(found[name].mean()))
+        num_episodes = found["num_episodes"].sum()
+        if num_episodes > 0:
+            self._add("training_return", float(found["sum_of_returns"].sum() / num_episodes))
 
     def evaluate(self, num_episodes: int) -> None:
         """Evaluate in the task as it now is, in environments that training does not see."""
         # The same first states and draws for every method: those of the seed and the step.
         key = jax.random.fold_in(jax.random.key(1_000_003 + self.config.seed), self.num_env_steps)
-        constants = self.learner.constants_at(self.iteration)
-        returns = self._evaluate(self.state.params, key, constants, num_episodes)
+        constants = self.learner.constants_at(self.point * self.config.num_iterations_per_point)
+        policy = self.learner.policy(self.state)
+        returns = self._evaluate(policy, key, constants, num_episodes)
         self._add("return", float(returns.mean()))
 
     def _add(self, name: str, value: float) -> None:
@@ -142,16 +180,17 @@ class _Run:
             "num_env_steps": self.num_env_steps,
             "num_gradient_examples": self.num_gradient_examples,
         }
-        if self.change != _NEVER:
-            metrics |= self._around_the_change(steps, values)
-        weights = {name: torch.from_numpy(value) for name, value in self._arrays("params").items()}
+        if self.change_point is not None:
+            metrics |= self._around(self.change_point, steps, values)
+        networks = self.state.params if isinstance(self.learner, PPO) else self.state.agent
+        weights = {name: _to_torch(value) for name, value in arrays_of(networks).items()}
         return RunResult(metrics=metrics, curves=self.curves, weights=weights)
 
-    def _around_the_change(
-        self, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+    def _around(
+        self, change_point: int, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
     ) -> dict[str, Any]:
         # The evaluation at the change itself is in the new task, by the policy of the old one.
-        first = self.change * self.learner.settings.num_examples
+        first = change_point * self.config.num_env_steps_per_point
         before, after = values[steps < first], steps >= first
         return {
             "return_before_change": float(before[-1]),
@@ -162,14 +201,14 @@ class _Run:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "iteration": self.iteration,
+            "point": self.point,
             "num_gradient_examples": self.num_gradient_examples,
             "curves": self.curves,
             "learner": {name: _to_torch(value) for name, value in arrays_of(self.state).items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iteration = state["iteration"]
+        self.point = state["point"]
         self.num_gradient_examples = state["num_gradient_examples"]
         self.curves = state["curves"]
         like = arrays_of(self.state)
@@ -178,11 +217,6 @@ class _Run:
             for name, tensor in state["learner"].items()
         }
         self.state = state_from_arrays(self.state, arrays)
-
-    def _arrays(self, part: str) -> dict[str, np.ndarray[Any, Any]]:
-        return {
-            name: np.array(value) for name, value in arrays_of(getattr(self.state, part)).items()
-        }
 
 
 def _to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:

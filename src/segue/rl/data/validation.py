@@ -113,13 +113,14 @@ def check_matches_environment(
     """Refuse a data set that another environment than ``env`` gave.
 
     Spaces and versions are compared, and some transitions are replayed: the simulator is put into a
-    recorded state, the recorded action is taken, and reward and next observation must come out.
+    recorded state, the recorded action is taken, and reward and next observation must come out. Ends
+    of episodes are replayed too, to see that none is called a time limit where the environment ended.
     Replay needs a MuJoCo environment whose observation holds positions and velocities.
 
     Args:
         dataset: Validated.
         env: From ``gymnasium.make``. Its simulator state and time are changed: reset it afterwards.
-        num_replayed: Transitions to replay; 0 compares spaces and versions only.
+        num_replayed: Transitions to replay, and ends of episodes; 0 compares spaces and versions only.
 
     Raises:
         DatasetError: Says what differs and where.
@@ -162,21 +163,38 @@ def _replay(dataset: OfflineDataset, env: gymnasium.Env[Any, Any], count: int) -
     # Velocities are clipped at 10 in some observations: such states cannot be restored.
     velocities = dataset.observations[:, num_q - num_hidden :]
     usable = np.flatnonzero((np.abs(velocities) < 9.9).all(axis=1))
-    usable = usable[np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)]
-    differences = []
-    for index in usable:
+
+    def replay(index: int) -> tuple[float, float, bool]:
         state = dataset.observations[index].astype(np.float64)
         positions = np.concatenate([np.zeros(num_hidden), state[: num_q - num_hidden]])
         simulator.set_state(positions, state[num_q - num_hidden :])
         observation, reward, terminated, _, _ = env.unwrapped.step(dataset.actions[index])
-        differences.append(
-            (
-                abs(float(reward) - float(dataset.rewards[index])),
-                float(np.abs(observation - dataset.next_observations[index]).max()),
-                bool(terminated) != bool(dataset.terminations[index]),
-            )
+        return (
+            abs(float(reward) - float(dataset.rewards[index])),
+            float(np.abs(observation - dataset.next_observations[index]).max()),
+            bool(terminated) != bool(dataset.terminations[index]),
         )
-    _judge(dataset, usable, differences)
+
+    chosen = _spread(usable, count)
+    differences = [replay(index) for index in chosen]
+    _judge(dataset, chosen, differences)
+    cut_off = _spread(np.intersect1d(usable, np.flatnonzero(dataset.truncations)), count)
+    _judge_ends(cut_off, np.array([replay(index)[2] for index in cut_off], bool))
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of them, evenly spaced."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
+
+
+def _judge_ends(indices: np.ndarray, ended: np.ndarray) -> None:
+    # A state on the very edge of a rule may fall to either side: two, and most of them, decide.
+    if ended.sum() >= 2 and ended.mean() > 0.5:
+        raise DatasetError(
+            f"truncations[{indices[int(np.flatnonzero(ended)[0])]}] must be False where the environment "
+            f"ends, which is a termination: {ended.sum()} of {len(ended)} such ends are terminal "
+            "states, so terminals are missing"
+        )
 
 
 def _judge(
