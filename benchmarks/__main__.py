@@ -7,7 +7,7 @@ import sys
 
 NAMES = (
     "step_cost", "import_time", "memory", "source_terms", "adapter_overhead", "rl_updates",
-    "rl_throughput",
+    "rl_end_to_end", "rl_throughput",
 )  # fmt: skip
 
 if __name__ == "__main__":

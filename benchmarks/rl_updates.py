@@ -1,18 +1,27 @@
-"""Updates per second of TD3+BC on one core: ours in JAX against the same learner in plain PyTorch.
+"""Updates per second of TD3+BC on one core: ours in JAX, plain PyTorch, and d3rlpy.
+
+    python -m benchmarks.rl_updates [--rounds N] [--d3rlpy PYTHON]
 
 HalfCheetah's sizes (17 observations, 6 actions), batches of 256 out of 20,000 random transitions.
 Process time, one thread each; arms take turns in shuffled order, and a ratio is that of the medians with
 its 95 % bootstrap interval. Besides: six seeds trained in one vmapped call, and what a smoothed update
 costs inside the ramp and after it. Six seeds are six times the arithmetic: on one core their cost can only
 fall below six where one seed's update is bound by overhead and not by arithmetic.
+
+d3rlpy needs an older Gymnasium, so it runs in a process of the interpreter that ``--d3rlpy`` names (one in
+which d3rlpy 2 is installed), with its own replay buffer; without it that part is left out. It has no
+target of its own: it is there to show what a user of a library gets.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,75 +33,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 import segue
 from benchmarks.measuring import interleaved, ratio_of_medians, verdict
+from benchmarks.torch_td3 import BATCH, NUM_ACTIONS, NUM_OBSERVATIONS, TorchTD3BC
 from segue.rl.objective import Objective, offline_objective
 from segue.rl.td3 import TD3Config, init_agent, make_updates
 
-NUM_OBSERVATIONS, NUM_ACTIONS, BATCH, NUM_ROWS = 17, 6, 256, 20_000
-NUM_UPDATES = 50
-NUM_ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+NUM_ROWS, NUM_UPDATES = 20_000, 50
 WANTED = {(256, 256): 2.0, (64, 64): 8.0}
 SIX_SEEDS = 3.0
 
 
-def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
-    layers: list[nn.Module] = []
-    for first, second in itertools.pairwise(sizes):
-        layers += [nn.Linear(first, second), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+D3RLPY = """
+import json, sys, time
+import d3rlpy, numpy, torch
+
+torch.set_num_threads(1)
+hidden, num_rows, num_updates = {hidden}, {num_rows}, {num_updates}
+draw = numpy.random.default_rng(0)
+ends = numpy.zeros(num_rows, numpy.float32)
+ends[999::1000] = 1.0
+data = d3rlpy.dataset.MDPDataset(
+    draw.standard_normal((num_rows, {num_observations})).astype(numpy.float32),
+    draw.uniform(-1, 1, (num_rows, {num_actions})).astype(numpy.float32),
+    draw.standard_normal(num_rows).astype(numpy.float32),
+    numpy.zeros(num_rows, numpy.float32),
+    ends,
+)
+network = d3rlpy.models.VectorEncoderFactory(hidden_units=hidden)
+learner = d3rlpy.algos.TD3PlusBCConfig(
+    batch_size={batch}, actor_encoder_factory=network, critic_encoder_factory=network,
+    update_actor_interval=2,
+).create(device=False)
+learner.build_with_dataset(data)
+for line in sys.stdin:
+    started = time.process_time()
+    for _ in range(num_updates):
+        learner.update(data.sample_transition_batch({batch}))
+    print("seconds", json.dumps(time.process_time() - started), flush=True)
+"""
 
 
-class TorchTD3BC:
-    """TD3+BC as its authors wrote it, line by line."""
-
-    def __init__(self, hidden: tuple[int, ...], rows: np.ndarray) -> None:
-        torch.manual_seed(0)
-        inputs = NUM_OBSERVATIONS + NUM_ACTIONS
-        self.actor = mlp((NUM_OBSERVATIONS, *hidden, NUM_ACTIONS))
-        self.critics = nn.ModuleList([mlp((inputs, *hidden, 1)) for _ in range(2)])
-        self.target_actor = mlp((NUM_OBSERVATIONS, *hidden, NUM_ACTIONS))
-        self.target_critics = nn.ModuleList([mlp((inputs, *hidden, 1)) for _ in range(2)])
-        self.target_actor.load_state_dict(self.actor.state_dict())
-        self.target_critics.load_state_dict(self.critics.state_dict())
-        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=3e-4)
-        self.critic_adam = torch.optim.Adam(self.critics.parameters(), lr=3e-4)
-        self.rows, self.num_updates = torch.from_numpy(rows), 0
-
-    def update(self) -> None:
-        """One update of the critics; every second one also of actor and targets."""
-        self.num_updates += 1
-        rows = self.rows[torch.randint(len(self.rows), (BATCH,))]
-        o, a, r, d, n = rows.split([NUM_OBSERVATIONS, NUM_ACTIONS, 1, 1, NUM_OBSERVATIONS], dim=1)
-        with torch.no_grad():
-            noise = (0.2 * torch.randn_like(a)).clamp(-0.5, 0.5)
-            b = (torch.tanh(self.target_actor(n)) + noise).clamp(-1, 1)
-            x = torch.cat([n, b], 1)
-            y = r + 0.99 * (1 - d) * torch.minimum(*(q(x) for q in self.target_critics))
-        x = torch.cat([o, a], 1)
-        loss: Tensor = sum((F.mse_loss(q(x), y) for q in self.critics), torch.zeros(()))
-        self.critic_adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.critic_adam.step()
-        if self.num_updates % 2:
-            return
-        b = torch.tanh(self.actor(o))
-        q = self.critics[0](torch.cat([o, b], 1))
-        loss = -2.5 / q.abs().mean().detach() * q.mean() + F.mse_loss(b, a)
-        self.actor_adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.actor_adam.step()
-        with torch.no_grad():
-            for source, target in (
-                (self.critics, self.target_critics),
-                (self.actor, self.target_actor),
-            ):
-                for p, t in zip(source.parameters(), target.parameters(), strict=True):
-                    t.lerp_(p, 0.005)
+def random_rows() -> np.ndarray:
+    """Packed transitions that no time limit and no fall ended."""
+    rows = np.random.default_rng(0).standard_normal((NUM_ROWS, 42)).astype(np.float32)
+    actions = slice(NUM_OBSERVATIONS, NUM_OBSERVATIONS + NUM_ACTIONS)
+    rows[:, actions] = rows[:, actions].clip(-1, 1)
+    rows[:, NUM_OBSERVATIONS + NUM_ACTIONS + 1] = 0.0
+    return rows
 
 
 def in_jax(
@@ -122,11 +111,9 @@ def in_jax(
     return run
 
 
-def compare(hidden: tuple[int, ...]) -> bool:
+def compare(hidden: tuple[int, ...], num_rounds: int) -> bool:
     """Print one network's figures; return whether a target was missed."""
-    rows = np.random.default_rng(0).standard_normal((NUM_ROWS, 42)).astype(np.float32)
-    rows[:, NUM_OBSERVATIONS : NUM_OBSERVATIONS + NUM_ACTIONS].clip(-1, 1)
-    rows[:, NUM_OBSERVATIONS + NUM_ACTIONS + 1] = 0.0
+    rows = random_rows()
     learner = TorchTD3BC(hidden, rows)
 
     def in_torch() -> None:
@@ -140,7 +127,7 @@ def compare(hidden: tuple[int, ...]) -> bool:
         "ours, inside the ramp": in_jax(hidden, rows, Objective(segue.constant(0.5))),
         "ours, after the ramp": in_jax(hidden, rows, Objective(segue.linear_decay(0))),
     }
-    seconds = interleaved(arms, NUM_ROUNDS, num_warmups=1)
+    seconds = interleaved(arms, num_rounds, num_warmups=1)
     print(f"\n{' x '.join(map(str, hidden))}: updates per second of process time")
     for name, values in seconds.items():
         print(f"  {name:24s} {NUM_UPDATES / statistics.median(values):8.0f}")
@@ -161,10 +148,58 @@ def compare(hidden: tuple[int, ...]) -> bool:
     return missed or six_missed
 
 
+def beside_d3rlpy(python: str, hidden: tuple[int, ...], num_rounds: int) -> None:
+    """Measure ours and d3rlpy's in turn."""
+    source = D3RLPY.format(
+        hidden=list(hidden), num_rows=NUM_ROWS, num_updates=NUM_UPDATES, batch=BATCH,
+        num_observations=NUM_OBSERVATIONS, num_actions=NUM_ACTIONS,
+    )  # fmt: skip
+    other = subprocess.Popen(
+        [python, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    run = in_jax(hidden, random_rows(), offline_objective())
+    ours, theirs = [], []
+    for index in range(-1, num_rounds):
+        started = time.process_time()
+        run()
+        mine = time.process_time() - started
+        seconds = _ask(other)
+        if index >= 0:
+            ours.append(mine)
+            theirs.append(seconds)
+    assert other.stdin is not None
+    other.stdin.close()
+    other.wait()
+    print(f"  d3rlpy                   {NUM_UPDATES / statistics.median(theirs):8.0f}")
+    ratio, low, high = ratio_of_medians(theirs, ours)
+    print(f"  ours against d3rlpy      {ratio:8.2f} x  95 % {low:.2f} to {high:.2f}")
+
+
+def _ask(process: subprocess.Popen[str]) -> float:
+    """Let the other process do its updates; return the seconds it says."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    for line in process.stdout:  # d3rlpy logs to the same stream
+        if line.startswith("seconds "):
+            return float(json.loads(line.removeprefix("seconds ")))
+    raise RuntimeError(f"d3rlpy ended with code {process.wait()}")
+
+
 def main() -> int:
     """Print the ratios; return 1 if a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--d3rlpy", help="Python interpreter that has d3rlpy 2")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    missed = [compare(hidden) for hidden in WANTED]
+    missed = []
+    for hidden in WANTED:
+        missed.append(compare(hidden, options.rounds))
+        if options.d3rlpy:
+            beside_d3rlpy(options.d3rlpy, hidden, options.rounds)
     return int(any(missed))
 
 

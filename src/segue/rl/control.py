@@ -1,4 +1,13 @@
-"""Source weights that follow what training sees, instead of a clock."""
+"""Source weights that follow what training sees, instead of a clock.
+
+A control stands where a schedule would: ``Objective(schedule=None)`` and
+``OnlineTraining(..., control=ReturnControl(10_000))``. Two are named: :class:`ReturnControl` watches the
+return against that at the switch, :class:`SourceLossControl` the source's own loss. Both take a ramp of
+K updates as long as nothing goes wrong, and give λ back at the same rate while something does. Their
+whole state is in :meth:`OnlineTraining.state_dict`, so a run that was cut off resumes bit for bit.
+
+They are Segue's, not the paper's, whose schedule is a function of the step alone.
+"""
 
 from __future__ import annotations
 
@@ -75,14 +84,26 @@ class _Stepwise:
 class ReturnControl(_Stepwise):
     """Release the source only while training episodes return as much as at the switch.
 
-    The reference is the mean of the first ``num_episodes`` training episodes after the switch, in which
-    λ stays at 1; exploration noise is in both, so they compare.
+    The reference, S₀ with exploration noise, is the mean of the first ``num_episodes`` training episodes
+    after the switch, in which λ stays at 1; the same noise is in the mean it is compared with. That of
+    the last ``num_episodes`` lags behind: with episodes of 1,000 steps by some 3,000 updates.
 
     Args:
         num_smoothing_steps: Updates from 1 to 0 if nothing goes wrong.
         tolerance: Share of the reference that the mean of the last ``num_episodes`` may lack.
         num_episodes: Episodes of the reference and of the moving mean.
         final_weight: Floor.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    >>> control = ReturnControl(100, tolerance=0.1, num_episodes=1)
+    >>> weights = []
+    >>> for training_return in (1000.0, 950.0, 400.0, 980.0):  # 20 updates and an episode a round
+    ...     control.after_round(20, [training_return], {})
+    ...     weights.append(round(control.source_weight, 2))
+    >>> weights
+    [0.8, 0.6, 0.8, 0.6]
     """
 
     def __init__(
@@ -130,13 +151,24 @@ class SourceLossControl(_Stepwise):
 
     Watches the mean squared distance between the policy's and the data's actions on offline batches,
     as a moving average; λ falls while it is at most ``1 + tolerance`` times its value at the switch.
-    At λ = 0 it is not measured, and λ stays at 0.
+    At λ = 0 it is not measured, and λ stays at 0: a floor keeps it watching.
 
     Args:
         num_smoothing_steps: Updates from 1 to 0 if nothing goes wrong.
         tolerance: Share by which the distance may rise.
         decay: Weight of the past in the moving average, per round.
         final_weight: Floor.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    >>> control = SourceLossControl(100, tolerance=0.5, decay=0.0, final_weight=0.1)
+    >>> weights = []
+    >>> for distance in (0.02, 0.025, 0.04, 0.028):  # 20 updates a round
+    ...     control.after_round(20, [], {"source_cloning_distance": distance})
+    ...     weights.append(round(control.source_weight, 2))
+    >>> weights
+    [0.8, 0.6, 0.8, 0.6]
     """
 
     def __init__(

@@ -125,7 +125,10 @@ class TD3:
         self._check_source()
         self.sizes = environment.observation_size, space.size
         self._constants = TaskConstants(environment, change)
-        self._optimizer = optax.flatten(optax.scale_by_adam())
+        adam = optax.scale_by_adam()
+        if settings.max_gradient_element is not None:
+            adam = optax.chain(optax.clip(settings.max_gradient_element), adam)
+        self._optimizer = optax.flatten(adam)
         weight = self._schedule_of_training()
         self._critic_gradient = smoothed_value_and_grad(
             self._source_critic_loss, self._critic_loss, weight

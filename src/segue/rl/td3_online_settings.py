@@ -9,6 +9,7 @@ from segue.checks import (
     check_at_least_one,
     check_count,
     check_not_negative,
+    check_positive,
     check_share,
     unknown_name,
 )
@@ -40,6 +41,8 @@ class OnlineTD3Settings:
         lag: How many hard updates the source's targets lie behind.
         recent_share: Share of the buffer, at the start of a phase, whose transitions the target's
             batches are drawn from, together with what has come since; 1 is the whole buffer.
+        max_gradient_element: Each *element* of a gradient is cut to ± this bound, which bends the
+            gradient's direction (rejax calls it ``max_grad_norm``); None does not.
         normalize_observations: By running mean and variance of what was seen while acting.
         measure_churn: Measure how far each iteration moves policy and value.
     """
@@ -55,6 +58,7 @@ class OnlineTD3Settings:
     period: int = 256
     lag: int = 1
     recent_share: float = 1.0
+    max_gradient_element: float | None = field(default=None, metadata={"omit_default": True})
     normalize_observations: bool = False
     measure_churn: bool = True
 
@@ -63,6 +67,8 @@ class OnlineTD3Settings:
             check_at_least_one(name, getattr(self, name))
         check_count("num_random_env_steps", self.num_random_env_steps)
         check_not_negative("exploration_noise", self.exploration_noise)
+        if self.max_gradient_element is not None:
+            check_positive("max_gradient_element", self.max_gradient_element)
         if self.target_update not in get_args(TargetUpdate):
             known = get_args(TargetUpdate)
             raise ValueError(unknown_name("target_update", self.target_update, known))

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,3 +25,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }  # fmt: skip
     (folder / "index.json").write_text(json.dumps(index))
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_compilation_cache() -> Any:
+    """Runs keep compiled programs in their own folder; give the setting back."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    update: Any = jax.config.update
+    update("jax_compilation_cache_dir", before)

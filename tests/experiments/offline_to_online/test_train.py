@@ -5,18 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
 from segue.batches import hash_content
 from segue.experiments.offline_to_online.config import OnlineConfig, ShiftConfig
 from segue.experiments.offline_to_online.methods import METHODS, make_method
 from segue.experiments.offline_to_online.setting import Setting
+from segue.experiments.offline_to_online.task import load_task
 from segue.experiments.offline_to_online.train import (
     build_objective,
     train_offline,
     train_online,
 )
+from segue.rl.data import DatasetError, read_npz, write_npz
 from segue.rl.td3 import TD3Config
 from segue.runs.checkpoint import save_checkpoint
 from segue.runs.context import RunContext, RunResult, Store
@@ -44,15 +45,6 @@ def online(name: str, seed: int = 0, **other: Any) -> OnlineConfig:
     )
     settings = {"num_env_steps_per_round": 4, **other}
     return SETTING.online("hopper-medium", method, seed, **settings)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_compilation_cache() -> Any:
-    """Runs keep compiled programs in their own folder; give the setting back."""
-    before = jax.config.jax_compilation_cache_dir
-    yield
-    update: Any = jax.config.update
-    update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +141,21 @@ def test_without_policies_a_run_says_what_is_missing(tmp_path: Path) -> None:
     config = online("hard_switch").source
     with pytest.raises(FileNotFoundError, match="generated from policies: set SEGUE_DATA"):
         train_offline(config, RunContext(config, Store(tmp_path)))
+
+
+def test_data_of_another_environment_are_refused_before_training(
+    tmp_path: Path, data_root: Path
+) -> None:
+    config = online("hard_switch").source
+    load_task(config.shift, str(data_root), tmp_path / "cache")
+    (path,) = (tmp_path / "cache" / "offline").glob("*.npz")
+    dataset = read_npz(path)
+    write_npz(path, replace(dataset, rewards=dataset.rewards - 1.0))
+    trained: list[int] = []
+    context = RunContext(config, Store(tmp_path), report=lambda step, total: trained.append(step))
+    with pytest.raises(DatasetError, match="rewards must be those of the environment"):
+        train_offline(config, context)
+    assert trained == []
 
 
 @pytest.mark.parametrize("name", METHODS)

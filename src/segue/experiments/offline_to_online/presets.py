@@ -55,7 +55,10 @@ def _preset(description: str, *phases: Phase) -> Preset:
     return Preset(description, phases, find_policies, _seconds_per_cost)
 
 
-_VERDICTS = Phase("verdicts", arms(STANDARD, MEDIUM, PRIMARY, range(10)))
+_VERDICTS = (
+    Phase("verdicts, hopper and halfcheetah", arms(STANDARD, MEDIUM[:2], PRIMARY, range(10))),
+    Phase("verdicts, walker2d", arms(STANDARD, MEDIUM[2:], PRIMARY, range(10))),
+)
 _MEDIUM_ARMS = Phase("all arms, medium", arms(STANDARD, MEDIUM, COMPARED, range(5)))
 _REPLAY_ARMS = Phase("all arms, medium-replay", arms(STANDARD, MEDIUM_REPLAY, COMPARED, range(5)))
 _REMEDIES = Phase("remedies", arms(STANDARD, MEDIUM, REMEDIES, range(5)))
@@ -67,12 +70,12 @@ PRESETS: dict[str, Preset] = {
     ),
     "standard": _preset(
         "three tasks, medium and medium-replay: verdicts on ten seeds, all arms on five",
-        _VERDICTS,
+        *_VERDICTS,
         _MEDIUM_ARMS,
         _REPLAY_ARMS,
         _REMEDIES,
     ),
-    "verdicts": _preset("three medium tasks: four arms, ten seeds", _VERDICTS),
+    "verdicts": _preset("three medium tasks: four arms, ten seeds", *_VERDICTS),
     "arms": _preset("three medium tasks: all arms, five seeds", _MEDIUM_ARMS),
     "medium-replay": _preset("three medium-replay tasks: all arms, five seeds", _REPLAY_ARMS),
     "remedies": _preset("three medium tasks: what may remove the fall for good", _REMEDIES),

@@ -53,9 +53,15 @@ SHIFTS: dict[str, Shift] = {
     "acrobot-gravity": Shift("Acrobot", (("gravity", 15.0),)),
     "pendulum-gravity": Shift("Pendulum", _HEAVIER),
     "brax-hopper": Shift("brax/hopper"),
+    "brax-halfcheetah": Shift("brax/halfcheetah"),
+    "brax-walker2d": Shift("brax/walker2d"),
+    "brax-ant": Shift("brax/ant"),
     "td3-targets-pendulum": Shift("Pendulum", switch="targets"),
     "td3-data-pendulum": Shift("Pendulum", switch="data"),
     "td3-data-pendulum-torque": Shift("Pendulum", (("torque", -1.0),), "data"),
+    "td3-targets-brax-hopper": Shift("brax/hopper", switch="targets"),
+    "td3-targets-brax-walker2d": Shift("brax/walker2d", switch="targets"),
+    "td3-targets-brax-halfcheetah": Shift("brax/halfcheetah", switch="targets"),
 }
 """Tasks by name; PPO's but for those of TD3. In ``cartpole-force`` the two actions change places, and
 in ``-torque`` every action turns the other way: what was right is wrong."""

@@ -12,7 +12,7 @@ from segue.runs.grid import RunConfig
 from segue.runs.records import Record
 
 __all__ = [
-    "COMPARED", "FRESH_SEEDS", "LEARNING_RATES", "PRIMARY_METRIC", "TUNING_SEEDS", "Grid",
+    "COMPARED", "COMPARED_IN_BRAX", "FRESH_SEEDS", "LEARNING_RATES", "PRIMARY_METRIC", "TUNING_SEEDS", "Grid",
     "chosen_rates", "compared", "comparison", "one_rate", "tuning",
 ]  # fmt: skip
 
@@ -35,6 +35,12 @@ COMPARED = (
     "longer_rollouts",
 )
 """PPO's arms; each has its learning rate chosen in as many trials."""
+COMPARED_IN_BRAX = tuple(
+    name
+    for name in COMPARED
+    if name not in ("smoothing_quarter", "constant_mix", "longer_rollouts")
+)
+"""Those that Brax's tasks have: compiling an arm takes longer there than training it."""
 Grid = Callable[[Sequence[Record]], list[RunConfig]]
 """Runs, given the records of the phases before."""
 
@@ -42,7 +48,9 @@ Grid = Callable[[Sequence[Record]], list[RunConfig]]
 def compared(shift: str) -> tuple[str, ...]:
     """Arms of a task."""
     task = SHIFTS[shift]
-    return COMPARED if task.learner == "ppo" else tuple(TD3_METHODS[task.switch])
+    if task.learner == "td3":
+        return tuple(TD3_METHODS[task.switch])
+    return COMPARED_IN_BRAX if task.environment.startswith("brax/") else COMPARED
 
 
 def one_rate(
@@ -52,7 +60,7 @@ def one_rate(
     seeds: Iterable[int],
     learning_rate: float,
 ) -> list[RunConfig]:
-    """All arms on all tasks and seeds, at one learning rate."""
+    """Arms on tasks and seeds, at one learning rate."""
     return [
         setting.run(shift, method, seed, learning_rate)
         for shift in shifts
@@ -61,11 +69,7 @@ def one_rate(
     ]
 
 
-def tuning(
-    setting: Setting,
-    shifts: Iterable[str] = tuple(SHIFTS),
-    methods: Iterable[str] | None = None,
-) -> Grid:
+def tuning(setting: Setting, shifts: Iterable[str], methods: Iterable[str] | None = None) -> Grid:
     """Every arm (or ``methods``) at every learning rate on the tuning seeds."""
     arms = _arms(shifts, methods)
 
@@ -81,9 +85,7 @@ def tuning(
 
 
 def comparison(
-    setting: Setting,
-    shifts: Iterable[str] = tuple(SHIFTS),
-    methods: Iterable[str] | None = None,
+    setting: Setting, shifts: Iterable[str], methods: Iterable[str] | None = None
 ) -> Grid:
     """Every arm (or ``methods``) at its chosen learning rate on all fresh seeds."""
     arms = _arms(shifts, methods)

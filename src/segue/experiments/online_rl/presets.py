@@ -7,17 +7,21 @@ import time
 from typing import Any
 
 from segue.experiments.families import Phase, Preset
-from segue.experiments.online_rl.config import SHIFTS
-from segue.experiments.online_rl.grids import comparison, one_rate, tuning
-from segue.experiments.online_rl.setting import QUICK, STANDARD
+from segue.experiments.online_rl.grids import (
+    FRESH_SEEDS,
+    compared,
+    comparison,
+    one_rate,
+    tuning,
+)
+from segue.experiments.online_rl.setting import BRAX, BRAX_RATES, QUICK, STANDARD
+from segue.runs.grid import RunConfig
 
 __all__ = ["PRESETS"]
 
-_CHANGING = tuple(
-    name for name, shift in SHIFTS.items() if shift.changes and shift.learner == "ppo"
-)
-_PPO = tuple(name for name, shift in SHIFTS.items() if shift.learner == "ppo")
-_TD3 = tuple(name for name, shift in SHIFTS.items() if shift.learner == "td3")
+_CHANGING = ("cartpole-force", "acrobot-gravity", "pendulum-gravity")
+_PPO = ("cartpole", "acrobot", "pendulum", *_CHANGING, "brax-hopper")
+_TD3 = ("td3-targets-pendulum", "td3-data-pendulum-torque")
 
 
 @functools.cache
@@ -52,6 +56,14 @@ def _tuned(description: str, shifts: tuple[str, ...]) -> Preset:
     return Preset(description, phases, seconds_per_cost=_seconds_per_cost)
 
 
+def _brax_runs(records: object) -> list[RunConfig]:
+    return [
+        run
+        for shift, rate in BRAX_RATES.items()
+        for run in one_rate(BRAX, (shift,), compared(shift), FRESH_SEEDS, rate)
+    ]
+
+
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "PPO on a task and on a changing one, four arms, two seeds, short training; no verdicts",
@@ -71,12 +83,23 @@ PRESETS: dict[str, Preset] = {
     ),
     "changing": _tuned("PPO on three changing tasks, ten arms, ten seeds", _CHANGING),
     "ppo": _tuned(
-        "PPO on three tasks, three changing ones and Brax's hopper, ten arms, ten seeds", _PPO
+        "PPO on three tasks, three changing ones and Brax's hopper, seven to ten arms, ten seeds",
+        _PPO,
     ),
     "td3": _tuned(
-        "TD3 on Pendulum: hard targets, drifting data, and a changing task, ten arms, ten seeds",
+        "TD3 on Pendulum: hard targets, and drifting data in a changing task, ten arms, ten seeds",
         _TD3,
     ),
-    "standard": _tuned("PPO on seven tasks and TD3 on three, ten arms, ten seeds", _PPO + _TD3),
+    "brax": Preset(
+        "rejax's Brax settings, PPO on four tasks and TD3 on three, 5.2 million environment steps: "
+        "for a GPU",
+        (Phase("verdicts", _brax_runs),),
+        seconds_per_cost=_seconds_per_cost,
+        plan=lambda: (
+            "meant for a GPU (--device cuda); learning rates are rejax's, nothing is tuned",
+            "networks have 64 x 64 units; TD3's activation is ReLU where rejax's is tanh",
+        ),
+    ),
+    "standard": _tuned("PPO on seven tasks and TD3 on two, ten arms, ten seeds", _PPO + _TD3),
 }
 """Presets by name."""

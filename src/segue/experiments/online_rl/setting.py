@@ -21,25 +21,59 @@ from segue.rl.ppo_settings import PPOSettings
 from segue.rl.td3_online_settings import OnlineTD3Settings
 from segue.rl.td3_settings import TD3Config
 
-__all__ = ["QUICK", "STANDARD", "Setting"]
+__all__ = ["BRAX", "BRAX_RATES", "QUICK", "STANDARD", "Setting"]
 
 _CATEGORICAL = PPOSettings(num_envs=8, num_rollout_steps=64)
 # Episodes of 200 steps that never end by themselves: a short horizon, and no bonus for noise.
 _PENDULUM = PPOSettings(
     num_envs=16, num_rollout_steps=64, num_epochs=8, discount=0.95, entropy_weight=0.0
 )
-# rejax's settings of brax/hopper, with one epoch more for whole epochs in the controls.
+# rejax's settings of Brax's tasks (sizes of a rollout that we do not know are hopper's; nine epochs
+# there are ten here, so that half as many again are whole ones).
 _HOPPER = PPOSettings(
     num_envs=32, num_rollout_steps=32, num_epochs=10, num_minibatches=2, discount=0.995,
     normalize_observations=True,
 )  # fmt: skip
+_CHEETAH = dataclasses.replace(_HOPPER, num_epochs=2, discount=0.99, gae_lambda=0.8)
+_ANT = dataclasses.replace(
+    _CHEETAH, num_envs=64, num_rollout_steps=64, num_epochs=8, num_minibatches=16, discount=0.98
+)
 _PPO_LEARNERS = {
     "CartPole": _CATEGORICAL, "Acrobot": _CATEGORICAL, "Pendulum": _PENDULUM, "brax/hopper": _HOPPER,
+    "brax/halfcheetah": _CHEETAH, "brax/walker2d": _CHEETAH, "brax/ant": _ANT,
 }  # fmt: skip
 _TD3 = OnlineTD3Settings(learner=TD3Config((64, 64), batch_size=128, discount=0.95))
+_TD3_HOPPER = OnlineTD3Settings(
+    learner=TD3Config(
+        (64, 64), batch_size=256, discount=0.995, target_update_rate=0.05, policy_noise=0.8,
+        policy_delay=3,
+    ),
+    num_envs=128,
+    num_rollout_steps=1,
+    num_updates=128,
+    buffer_capacity=2**20,
+    num_random_env_steps=8_192,
+    exploration_noise=0.5,
+    period=1_280,
+    max_gradient_element=2.0,
+    normalize_observations=True,
+)  # fmt: skip
+_TD3_CHEETAH = dataclasses.replace(
+    _TD3_HOPPER,
+    learner=TD3Config(
+        (64, 64), batch_size=512, discount=0.99, target_update_rate=0.01, policy_noise=0.8,
+        noise_clip=0.6, policy_delay=1,
+    ),
+    exploration_noise=0.3,
+    max_gradient_element=5.0,
+)  # fmt: skip
 _TD3_LEARNERS = {
-    "targets": _TD3,
-    "data": dataclasses.replace(_TD3, target_update="average", recent_share=0.5),
+    "Pendulum": _TD3, "brax/hopper": _TD3_HOPPER, "brax/walker2d": _TD3_HOPPER,
+    "brax/halfcheetah": _TD3_CHEETAH,
+}  # fmt: skip
+_TD3_SWITCHES: dict[str, dict[str, Any]] = {
+    "targets": {},
+    "data": {"target_update": "average", "recent_share": 0.5},
 }
 
 
@@ -76,7 +110,9 @@ class Setting:
         if task.learner == "td3":
             return TD3OnlineConfig(
                 method=make_td3_method(method, task.switch),
-                learner=_TD3_LEARNERS[task.switch],
+                learner=dataclasses.replace(
+                    _TD3_LEARNERS[task.environment], **_TD3_SWITCHES[task.switch]
+                ),
                 num_env_steps=factor * self.num_td3_env_steps,
                 **common,
             )
@@ -94,3 +130,11 @@ STANDARD = Setting(
 QUICK = Setting(
     {"CartPole": 12_288, "Acrobot": 12_288, "Pendulum": 20_480, "brax/hopper": 8_192}, 4_096, 8, 8
 )
+BRAX_RATES = {
+    "brax-hopper": 2.567e-4, "brax-halfcheetah": 1.72e-3, "brax-walker2d": 1.72e-3,
+    "brax-ant": 1.084e-4, "td3-targets-brax-hopper": 1.879e-4, "td3-targets-brax-walker2d": 1.879e-4,
+    "td3-targets-brax-halfcheetah": 1.199e-4,
+}  # fmt: skip
+"""rejax's learning rates of Brax's tasks."""
+_MILLIONS = 5_242_880
+BRAX = Setting(dict.fromkeys(_PPO_LEARNERS, _MILLIONS), _MILLIONS)

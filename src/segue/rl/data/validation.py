@@ -184,7 +184,9 @@ def _replay(dataset: OfflineDataset, env: gymnasium.Env[Any, Any], count: int) -
 
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     """At most ``count`` of them, evenly spaced."""
-    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+    chosen: np.ndarray = indices[places]
+    return chosen
 
 
 def _judge_ends(indices: np.ndarray, ended: np.ndarray) -> None:
