@@ -1,4 +1,4 @@
-"""The command line: ``segue demo | run | status | report | cite``."""
+"""The command line: ``segue demo | run | data | strip | status | report | cite``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "demo": demo,
         "run": run,
         "data": data,
+        "strip": strip,
         "status": status,
         "report": report,
         "cite": cite,
@@ -182,6 +183,43 @@ def data(
         file_format=file_format,
     ):
         console.print(f"wrote {name}", markup=False, highlight=False)
+
+
+def strip(
+    family: Literal["offline_to_online"],
+    /,
+    *,
+    shift: str,
+    methods: tuple[str, ...] = ("hard_switch", "smoothing"),
+    seed: int = 0,
+    preset: str = "verdicts",
+    runs: Path = Path("runs"),
+    data: str | None = None,
+    out: Path = Path("pictures"),
+    animation: Literal["gif", "webp"] = "gif",
+) -> None:
+    """Picture policies at the switch, at their lowest and at the end, by running them once more.
+
+    Args:
+        family: The family whose policies can be looked at.
+        shift: Such as halfcheetah-medium.
+        methods: Methods of the preset, a row of pictures each.
+        seed: Seed of the runs.
+        preset: Preset that the runs were made with.
+        runs: Folder that `segue run` wrote: it holds the offline agents and the records.
+        data: Data folder (else the environment variable SEGUE_DATA), if the data set is not cached.
+        out: Folder for the pictures.
+        animation: Format of the animation beside the strip.
+    """
+    from segue.experiments.offline_to_online.strip import find_runs, write_pictures
+    from segue.runs.context import Store
+
+    configs, root = find_runs(preset, shift, methods, seed), data or os.environ.get("SEGUE_DATA")
+    console = _console()
+    with console.status(f"running {', '.join(methods)} once more"):
+        written = write_pictures(configs, Store(runs), out, root, animation=animation)
+    for path in written:
+        console.print(f"wrote {path}", markup=False, highlight=False)
 
 
 def status(*, out: Path = Path("runs")) -> None:
@@ -357,13 +395,10 @@ def _dry_run(preset: Preset, console: Console) -> None:
 
 def _show(records: Sequence[Record], page: Path, console: Console) -> None:
     """Print the tables and write the page."""
+    from segue.report.console import console_tables
     from segue.report.page import write_report
-    from segue.report.score_tables import FAMILY_SCORES, console_score_tables
-    from segue.report.tables import console_tables
 
-    accuracies = [record for record in records if record.family not in FAMILY_SCORES]
-    for table in [*console_score_tables(records), *(console_tables(accuracies))]:
+    for table in console_tables(records):
         console.print(table)
-    if accuracies or not records:
-        written = write_report(accuracies, page)
-        console.print(f"report: {written}", markup=False, highlight=False)
+    written = write_report(records, page)
+    console.print(f"report: {written}", markup=False, highlight=False)

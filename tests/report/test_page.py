@@ -273,7 +273,8 @@ from pathlib import Path
 from segue.runs.records import load_records
 from segue.report import docs
 from segue.report.page import write_report
-from segue.report.tables import console_tables, markdown_table
+from segue.report.console import console_tables
+from segue.report.tables import markdown_table
 records = load_records(Path({str(parquet)!r}))
 write_report(records, Path({str(tmp_path / "r.html")!r}))
 assert console_tables(records) and "| blur |" in markdown_table(records).splitlines()[0]

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from segue.report.console import console_tables
 from segue.report.docs import update_docs
-from segue.report.score_tables import console_score_tables, score_tables
+from segue.report.score_tables import score_tables
+from segue.report.study import build_study
 from segue.runs.records import Record, compact
 
 Make = Callable[..., Record]
@@ -48,7 +50,7 @@ def test_a_verdict_follows_the_direction_of_the_score(
     make_record: Make, family: str, metrics: dict[str, float], gain: float, mark: str
 ) -> None:
     # Seven pairs decide over two shifts; six do not.
-    text = score_tables(runs(make_record, family, metrics, gain, seeds=7))
+    text = score_tables(build_study(runs(make_record, family, metrics, gain, seeds=7)))
     rows = [line for line in text.splitlines() if line.startswith("| smoothing |")]
     assert len(rows) == 2
     assert all(row.count(mark) == 2 for row in rows)
@@ -56,9 +58,8 @@ def test_a_verdict_follows_the_direction_of_the_score(
 
 
 def test_too_few_seeds_leave_it_undecided(make_record: Make) -> None:
-    text = score_tables(
-        runs(make_record, "online_rl", {"final_return": 1.0, "area_under_curve": 1.0}, 9.0, 5)
-    )
+    metrics = {"final_return": 1.0, "area_under_curve": 1.0}
+    text = score_tables(build_study(runs(make_record, "online_rl", metrics, 9.0, 5)))
     assert "+9.0 ○" in text
     assert "+9.0 ▲" not in text
 
@@ -66,18 +67,18 @@ def test_too_few_seeds_leave_it_undecided(make_record: Make) -> None:
 def test_tuning_runs_are_not_in_the_table(make_record: Make) -> None:
     records = runs(make_record, "online_rl", {"final_return": 1.0, "area_under_curve": 1.0}, 9.0)
     tuned = [dataclasses.replace(r, config={**r.config, "split": "validation"}) for r in records]
-    assert score_tables(tuned) == "No runs yet."
+    assert score_tables(build_study(tuned)) == "No runs yet."
 
 
 def test_hostile_names_keep_the_shape_of_the_table(make_record: Make) -> None:
     records = runs(make_record, "online_rl", {"final_return": 1.0, "area_under_curve": 1.0}, 1.0)
     for record in records:
         record.config["shift"]["name"] += "|b<script>\x1b[31m"
-    text = score_tables(records)
+    text = score_tables(build_study(records))
     assert "<script>" not in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {4}
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
-    for table in console_score_tables(records):
+    for table in console_tables(records):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     assert "\x1b" not in console.file.getvalue()

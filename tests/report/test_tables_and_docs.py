@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from segue.report.console import console_tables
 from segue.report.docs import FIGURE, outdated_docs, replace_blocks, update_docs
 from segue.report.study import build_study
 from segue.report.svg import forest_svg
 from segue.report.tables import (
     ablation_table,
-    console_tables,
     default_k_text,
     markdown_table,
     primary_table,

@@ -1,5 +1,6 @@
 """Statistics over records: tables, paired comparisons, verdicts. NumPy and SciPy only."""
 
+from segue.analysis.aggregate import Aggregate, Anchors, aggregate, normalise
 from segue.analysis.bootstrap import (
     Estimate,
     PerformanceProfile,
@@ -63,6 +64,8 @@ __all__ = [
     "DEFAULT_MATCH",
     "FEWEST_PAIRS",
     "PRIMARY_PAIRS",
+    "Aggregate",
+    "Anchors",
     "Arm",
     "Choice",
     "ComparisonRow",
@@ -81,6 +84,7 @@ __all__ = [
     "Trial",
     "UnusableRun",
     "Verdict",
+    "aggregate",
     "area_under_curve",
     "choose_baseline",
     "choose_settings",
@@ -97,6 +101,7 @@ __all__ = [
     "mean_curve",
     "mean_of_task_means",
     "min_accuracy",
+    "normalise",
     "paired_difference",
     "performance_profile",
     "pool",

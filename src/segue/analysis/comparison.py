@@ -82,6 +82,7 @@ class ComparisonRow:
         differs_in: Config paths in which the arms differ, as (treatment's, baseline's) value.
         scale: Factor from the metric's unit to ``unit``.
         unit: Unit of the verdict's sentence.
+        digits: Digits after the point in it.
     """
 
     group: Group
@@ -100,6 +101,7 @@ class ComparisonRow:
     differs_in: Mapping[str, tuple[Any, Any]]
     scale: float
     unit: str
+    digits: int = 1
 
 
 def table(
@@ -169,6 +171,7 @@ def compare(
     min_pairs: int = FEWEST_PAIRS,
     scale: float = 100.0,
     unit: str = "points",
+    digits: int = 1,
     rng: np.random.Generator | None = None,
 ) -> list[ComparisonRow]:
     """Compare two arms in every group by paired runs, with Holm over the groups.
@@ -191,6 +194,7 @@ def compare(
         min_pairs: Fewest pairs that may decide; at least 6.
         scale: Factor from the metric's unit to ``unit``.
         unit: Unit of the sentences.
+        digits: Digits after the point in the sentences.
         rng: Draws sign patterns; needed only above 20 pairs.
 
     Raises:
@@ -222,13 +226,15 @@ def compare(
             higher_is_better=higher_is_better,
             scale=scale,
             unit=unit,
+            digits=digits,
             treatment_only_failures=reading.treatment_only,
             baseline_only_failures=reading.baseline_only,
             notes=_notes(pairing, reading),
         )
         ps = (adjusted[i], smallest[i])
         name = metric_name(metric)
-        rows.append(_row(pairing, reading, name, differences[i], ps, judged, scale, unit))
+        how = (scale, unit, digits)
+        rows.append(_row(pairing, reading, name, differences[i], ps, judged, how))
     return rows
 
 
@@ -239,9 +245,9 @@ def _row(
     difference: PairedDifference,
     ps: tuple[float, float],
     judged: Verdict,
-    scale: float,
-    unit: str,
+    how: tuple[float, str, int],
 ) -> ComparisonRow:
+    scale, unit, digits = how
     return ComparisonRow(
         group=pairing.group,
         treatment=pairing.treatment,
@@ -259,6 +265,7 @@ def _row(
         differs_in=pairing.differs_in,
         scale=scale,
         unit=unit,
+        digits=digits,
     )
 
 

@@ -43,10 +43,10 @@ def format_p(p: float) -> str:
     return f"{p:.{max(digits, 2)}f}"
 
 
-def _number(value: float, *, sign: bool = False) -> str:
-    text = f"{value:+.1f}" if sign else f"{value:.1f}"
+def _number(value: float, digits: int, *, sign: bool = False) -> str:
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     if float(text) == 0.0:
-        text = "0.0"
+        text = f"{0.0:.{digits}f}"
     return text.replace("-", "−")
 
 
@@ -56,6 +56,7 @@ def _size(
     against: str,
     scale: float,
     unit: str,
+    digits: int,
     p_name: str,
 ) -> str:
     """``+1.9 points over X (95 % interval 1.2 to 2.6, 10 pairs, Holm-adjusted p 0.018)``."""
@@ -68,12 +69,13 @@ def _size(
     else:
         low, high = sorted((paired.low * scale, paired.high * scale))
         interval = f"{paired.confidence:.0%}".replace("%", " %") + (
-            f" interval {_number(low)} to {_number(high)}"
+            f" interval {_number(low, digits)} to {_number(high, digits)}"
         )
-    number = _number(paired.mean * scale, sign=True)
+    number = _number(paired.mean * scale, digits, sign=True)
     p_text = format_p(adjusted_p)
     word = "against" if number.startswith("−") else "over"
-    return f"{number} {unit} {word} {against} ({interval}, {facts}, {p_name} {p_text})"
+    measured = f"{number} {unit}".rstrip()
+    return f"{measured} {word} {against} ({interval}, {facts}, {p_name} {p_text})"
 
 
 def _shared(seeds: Sequence[Any]) -> str:
@@ -108,6 +110,7 @@ def verdict(
     higher_is_better: bool = True,
     scale: float = 100.0,
     unit: str = "points",
+    digits: int = 1,
     treatment_only_failures: Sequence[Any] = (),
     baseline_only_failures: Sequence[Any] = (),
     notes: Sequence[str] = (),
@@ -129,7 +132,8 @@ def verdict(
             default ``paired.smallest_p``.
         higher_is_better: ``False`` for metrics such as forgetting or loss.
         scale: Factor from the metric to ``unit``: 100 turns accuracies into points.
-        unit: Unit named in the sentence.
+        unit: Unit named in the sentence; "" names none.
+        digits: Digits after the point in the sentence.
         treatment_only_failures: Seeds at which only the treatment has no usable run.
         baseline_only_failures: Seeds at which only the baseline has no usable run.
         notes: Carried over to the verdict.
@@ -166,7 +170,7 @@ def verdict(
         refusal = _blocked(decision, treatment_only_failures, baseline_only_failures)
         if refusal:
             decision, reason = "undecided", refusal
-    size = _size(paired, adjusted_p, baseline, scale, unit, p_name)
+    size = _size(paired, adjusted_p, baseline, scale, unit, digits, p_name)
     sentence = f"{decision}: {size}"
     if decision == "undecided" and n:
         sentence += f"; {reason}"

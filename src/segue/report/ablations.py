@@ -12,13 +12,14 @@ import numpy as np
 
 from segue.analysis.matching import key_of, lookup, read_score, sort_key
 from segue.analysis.statistics import paired_difference, t_interval
+from segue.report.families import FAMILIES
 from segue.report.settings import (
     key_of_settings,
-    learning_rate_of,
     method_settings,
     most_run,
     shift_of,
     shift_settings,
+    tuned_settings,
 )
 from segue.report.study import Regime, Study
 
@@ -106,10 +107,13 @@ class Sweep:
 
 
 def find_sweeps(study: Study) -> list[Sweep]:
-    """Every setting that was varied alone, in each regime (method) and across regimes (rest)."""
+    """Every setting that was varied alone, in each regime (method) and across regimes (rest).
+
+    In the families that are judged by accuracy: points are what the sweeps are drawn in.
+    """
     sweeps = []
     for regime in study.regimes:
-        if regime.comparable:
+        if regime.comparable and regime.family not in FAMILIES:
             for path in _METHOD_SWEEPS:
                 sweep = _method_sweep(regime, path)
                 if sweep is not None:
@@ -146,7 +150,7 @@ def _alike_but_for(study: Study, path: str) -> list[list[Regime]]:
     """The comparable regimes in groups that differ in ``path``, and what is tied to it, alone."""
     groups: dict[str, list[Regime]] = defaultdict(list)
     for regime in study.regimes:
-        if regime.comparable and path in regime.settings:
+        if regime.comparable and path in regime.settings and regime.family not in FAMILIES:
             fixed = _without(regime.settings, {path, *_TIED.get(path, ())})
             groups[str(fixed)].append(regime)
     return list(groups.values())
@@ -190,7 +194,7 @@ def _one_variant(records: Sequence[Record], path: str) -> list[Record]:
     by_shift: dict[str, list[Record]] = defaultdict(list)
     for record in variant:
         by_shift[shift_of(record)].append(record)
-    return [r for runs in by_shift.values() for r in most_run(runs, [], learning_rate_of)]
+    return [r for runs in by_shift.values() for r in most_run(runs, [], tuned_settings)]
 
 
 def _scores(records: Iterable[Record]) -> dict[tuple[str, str], float | None]:

@@ -11,12 +11,12 @@ from segue.report.settings import (
     context_settings,
     is_tuning,
     key_of_settings,
-    learning_rate_of,
     method_of,
     method_settings,
     most_run,
     shift_of,
     shift_settings,
+    tuned_settings,
 )
 from segue.report.text import setting_text
 
@@ -120,7 +120,7 @@ def _equal_compute_steps(settings: Settings, treatment: Settings) -> int | None:
 
 
 def _variant(record: Record) -> tuple[Any, ...]:
-    parts = (shift_settings(record), method_settings(record), learning_rate_of(record))
+    parts = (shift_settings(record), method_settings(record), tuned_settings(record))
     return (method_of(record), *map(key_of_settings, parts))
 
 

@@ -159,7 +159,6 @@ def _leading(
 
 def _primary(regime: Regime, rng_seed: int) -> tuple[PrimaryVerdicts | None, str]:
     """The verdict fixed beforehand, or what it lacks."""
-    rate = regime.learning_rate_path
     treatment, hard = str(regime.treatment), str(regime.hard_switch)
     tuned = {method_of(r) for r in regime.tuning}
     if not {treatment, hard} <= tuned:
@@ -172,7 +171,7 @@ def _primary(regime: Regime, rng_seed: int) -> tuple[PrimaryVerdicts | None, str
             [*regime.tuning, *regime.records],
             treatment=Arm(treatment, {METHOD_PATH: treatment}),
             hard_switch=hard,
-            settings=() if rate is None else (rate,),
+            settings=regime.tuned_paths,
             candidates=candidates,
             match=(SHIFT_PATH, "seed"),
             rng=np.random.default_rng(rng_seed),

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING
 from segue.analysis.matching import lookup
 from segue.checks import unknown_name
 from segue.report.budgets import BUDGET
-from segue.report.score_tables import score_tables
+from segue.report.diagnosis import diagnosis_markdown
+from segue.report.score_tables import (
+    aggregate_markdown,
+    controls_markdown,
+    score_tables,
+    switch_markdown,
+)
 from segue.report.settings import is_tuning
 from segue.report.study import Study, build_study
 from segue.report.svg import forest_svg
@@ -31,7 +37,7 @@ from segue.report.tables import (
     settings_table,
     verdict_list,
 )
-from segue.report.tuning import rate_table, tuning_table
+from segue.report.tuning import chosen_table, rate_table, tuning_table
 from segue.runs.records import load_records, write_atomically
 
 if TYPE_CHECKING:
@@ -51,7 +57,12 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "tuning": tuning_table,
     "learning-rates": rate_table,
     "sequence": sequence_table,
-    "scores": lambda s: score_tables(s.records),
+    "scores": score_tables,
+    "aggregate": aggregate_markdown,
+    "controls": controls_markdown,
+    "switch": switch_markdown,
+    "diagnosis": diagnosis_markdown,
+    "score-tuning": chosen_table,
     "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
     "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),
     "ablation-shape": lambda s: ablation_table(s, "method.schedule.shape"),

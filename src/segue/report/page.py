@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segue.analysis.comparison import ComparisonRow
-from segue.analysis.matching import METHOD_PATH
 from segue.report.ablations import Sweep, find_sweeps, safest_share
+from segue.report.accuracy_sections import accuracy_section
 from segue.report.claims import RegimeVerdicts, judge
-from segue.report.curve_figures import method_colours, shift_curves
-from segue.report.figures import Plot, ablation, paired_differences
+from segue.report.curve_figures import method_colours
+from segue.report.families import FAMILIES
+from segue.report.figures import Plot, ablation
 from segue.report.listing import (
     failures,
     failures_sheet,
-    method_rows,
     provenance,
-    results_sheet,
-    scores_sheet,
 )
 from segue.report.palette import KEYS
-from segue.report.pooled_figures import performance_profiles, pooled_differences, probabilities
 from segue.report.render import render_page
+from segue.report.score_sections import score_section
+from segue.report.score_study import ScoreVerdicts, judge_scores
 from segue.report.sentences import summarise
 from segue.report.sequences import SEQUENCE_METRICS, find_sequences, sequences_sheet
 from segue.report.sheets import Sheet
@@ -32,10 +31,10 @@ from segue.report.study import (
     Regime,
     Study,
     build_study,
-    describe_regime,
     headline_settings,
 )
 from segue.report.text import counted, name_of, number, plain, signed, value_text
+from segue.report.vision_figures import accuracy_by_examples
 from segue.runs.records import write_atomically
 
 if TYPE_CHECKING:
@@ -81,12 +80,19 @@ class _Page:
     figures: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     judged: dict[int, RegimeVerdicts] = field(default_factory=dict)
+    scored: dict[int, tuple[ScoreVerdicts, ...]] = field(default_factory=dict)
 
     def judge(self, regime: Regime) -> RegimeVerdicts:
         """The regime's verdicts, reached once."""
         if id(regime) not in self.judged:
             self.judged[id(regime)] = judge(regime, rng_seed=self.rng_seed)
         return self.judged[id(regime)]
+
+    def judge_scores(self, regime: Regime) -> tuple[ScoreVerdicts, ...]:
+        """The same for a family that is judged by returns or losses."""
+        if id(regime) not in self.scored:
+            self.scored[id(regime)] = judge_scores(regime, rng_seed=self.rng_seed)
+        return self.scored[id(regime)]
 
     def add_sheet(self, sheet: Sheet) -> str:
         name, count = sheet.file_name, 1
@@ -113,17 +119,18 @@ class _Page:
 
     def render(self, study: Study, title: str) -> str:
         shown = study.shown
-        verdicts = [self.judge(regime) for regime in shown]
         failed, sweeps = failures(study), find_sweeps(study)
         sections = [
-            {**self.regime(i, regime, verdict), "title": study.title_of(regime)}
-            for i, (regime, verdict) in enumerate(zip(shown, verdicts, strict=True))
+            {**self.section(i, regime), "title": study.title_of(regime)}
+            for i, regime in enumerate(shown)
         ]
         context = {
             "title": title,
+            "online_only": {record.family for record in study.records} == {"online_rl"},
             "statement": _statement(study, failed),
             "sections": sections,
             "budgets": self.budgets(study),
+            "examples": self.examples(study),
             "sweeps": [self.sweep(sweep, sweeps) for sweep in sweeps],
             "sequences": self.sequences(study),
             "failures": failed,
@@ -133,61 +140,12 @@ class _Page:
         }
         return render_page(context, self.figures, self.files)
 
-    def regime(self, index: int, regime: Regime, verdicts: RegimeVerdicts) -> dict[str, Any]:
+    def section(self, index: int, regime: Regime) -> dict[str, Any]:
         """Everything the page shows of one regime."""
         prefix = f"setting{index + 1}_"
-        rows = method_rows(regime, verdicts)
-        chosen = _chosen_methods(verdicts)
-        usual = max(sorted(set(chosen.values())), key=list(chosen.values()).count, default=None)
-        colours = method_colours(regime, usual)
-        pooled = verdicts.pooled_by_method
-        profiles = performance_profiles(
-            regime, colours, rng_seed=self.rng_seed, name=prefix + "performance_profiles"
-        )
-        is_pooled = any(p.iqm is not None for p in pooled.values())
-        shifts = []
-        for shift in regime.shifts:
-            own = method_colours(regime, chosen.get(shift, usual))
-            curves = shift_curves(regime, shift, own, name=f"{prefix}curves_{shift}")
-            shifts.append(
-                {
-                    "name": name_of(shift),
-                    "rows": rows[shift],
-                    "strips": [_strip(row.values, rows[shift]) for row in rows[shift]],
-                    "chosen": name_of(chosen[shift]) if shift in chosen else None,
-                    "plot": self.add(curves, f"Curves after the switch: {name_of(shift)}"),
-                }
-            )
-        series = _series(regime, verdicts)
-        return {
-            "label": regime.label,
-            "summary": describe_regime(regime),
-            "setting": headline_settings(regime, str(regime.treatment or regime.methods[0])),
-            "claims": [_claim_words(claim) for claim in verdicts.claims],
-            "differences": self.add(
-                paired_differences(series, name=prefix + "paired_differences"),
-                "Paired differences in target accuracy by shift",
-            )
-            if series
-            else None,
-            "pooled": self.add(
-                pooled_differences(pooled, regime.treatment, name=prefix + "pooled_differences"),
-                "Pooled differences to the hard switch by method",
-            )
-            if is_pooled
-            else None,
-            "probability": self.add(
-                probabilities(pooled, regime.treatment, name=prefix + "improvement"),
-                "Probability of improvement by method",
-            )
-            if is_pooled
-            else None,
-            "profiles": self.add(profiles, "Performance profiles"),
-            "shifts": shifts,
-            "results_file": self.add_sheet(results_sheet(prefix + "results", rows)),
-            "scores_file": self.add_sheet(scores_sheet(prefix + "scores", rows)),
-            "notes": regime.notes,
-        }
+        if regime.family in FAMILIES:
+            return score_section(self, prefix, regime, self.judge_scores(regime))
+        return accuracy_section(self, prefix, regime, self.judge(regime), self.rng_seed)
 
     def budgets(self, study: Study) -> dict[str, Any] | None:
         """Treatment against hard switch in every regime, if there are several."""
@@ -196,13 +154,9 @@ class _Page:
             return None
         rows, cells = [], []
         for regime in regimes:
-            verdicts = self.judge(regime)
-            compared = verdicts.by_method.get(str(regime.treatment), ())
+            compared, decision, sentence = self.leading(regime)
             if not compared:
                 continue
-            decision, sentence = summarise(
-                compared, verdicts.pooled_by_method[str(regime.treatment)], "hard switch"
-            )
             rows.append(
                 {
                     "label": regime.label,
@@ -214,6 +168,30 @@ class _Page:
             cells += [_budget_cell(regime, row) for row in compared]
         columns = ("setting", "shift", "mean_difference", "low", "high", "num_pairs", "decision")
         return {"rows": rows, "file": self.add_sheet(Sheet("settings", columns, tuple(cells)))}
+
+    def examples(self, study: Study) -> dict[str, Any] | None:
+        """Accuracy against the number of target examples, where vision's records hold several."""
+        regime = next((r for r in study.shown if r.family == "vision"), None)
+        if regime is None:
+            return None
+        plot = accuracy_by_examples(
+            study, "vision", method_colours(regime), name="accuracy_by_examples"
+        )
+        return self.add(plot, "Target accuracy over the number of target examples")
+
+    def leading(self, regime: Regime) -> tuple[Sequence[ComparisonRow], str, str]:
+        """Treatment against hard switch in the leading score: rows, decision and sentence."""
+        if regime.family in FAMILIES:
+            claims = [judged.claim for judged in self.judge_scores(regime) if judged.claim]
+            return (
+                (claims[0].rows, claims[0].decision, claims[0].sentence) if claims else ((), "", "")
+            )
+        verdicts, treatment = self.judge(regime), str(regime.treatment)
+        compared = verdicts.by_method.get(treatment, ())
+        if not compared:
+            return (), "", ""
+        pooled = verdicts.pooled_by_method[treatment]
+        return compared, *summarise(compared, pooled, "hard switch")
 
     def sequences(self, study: Study) -> dict[str, Any] | None:
         """The sequences of shifts, if there are any."""
@@ -254,39 +232,6 @@ def _budget_cell(regime: Regime, row: ComparisonRow) -> tuple[Any, ...]:
     d = row.difference
     shift = row.group.get("shift.name")
     return regime.label, shift, d.mean, d.low, d.high, d.num_pairs, row.verdict.decision
-
-
-def _chosen_methods(verdicts: RegimeVerdicts) -> dict[str, str]:
-    """Shift → the baseline chosen on the tuning seeds."""
-    return {
-        str(choice.group.get("shift.name")): str(choice.settings[METHOD_PATH])
-        for choice in verdicts.choices
-        if choice.settings is not None and METHOD_PATH in choice.settings
-    }
-
-
-def _series(regime: Regime, verdicts: RegimeVerdicts) -> dict[str, Sequence[ComparisonRow]]:
-    name = name_of(regime.treatment)
-    titles = (f"{name} − hard switch", f"{name} − chosen baseline")
-    return {title: claim.rows for title, claim in zip(titles, verdicts.leading, strict=False)}
-
-
-def _claim_words(claim: Any) -> dict[str, Any]:
-    details = []
-    for row in claim.rows:
-        details.append((name_of(row.group.get("shift.name", "all")), row.verdict))
-    return {"claim": claim, "details": details}
-
-
-def _strip(values: Sequence[tuple[Any, float]], rows: Sequence[Any]) -> list[tuple[float, str]]:
-    """Positions in [0, 1] of the per-seed scores on the scale that all rows of a shift share."""
-    scores = [value for row in rows for _, value in row.values]
-    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
-    width = high - low or 1.0
-    return [
-        ((value - low) / width, f"seed {plain(seed, 20)}: {number(value, scale=100)} %")
-        for seed, value in values
-    ]
 
 
 def _statement(study: Study, failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

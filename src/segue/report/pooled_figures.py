@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from segue.analysis.aggregate import Aggregate
 from segue.analysis.bootstrap import Estimate, performance_profile
 from segue.analysis.matching import read_score
 from segue.analysis.pooling import Pooled
@@ -18,7 +19,7 @@ from segue.report.sheets import Sheet
 from segue.report.study import Regime
 from segue.report.text import name_of, number, signed
 
-__all__ = ["performance_profiles", "pooled_differences", "probabilities"]
+__all__ = ["aggregate_iqms", "performance_profiles", "pooled_differences", "probabilities"]
 
 
 def pooled_differences(pooled: Mapping[str, Pooled], highlight: str | None, *, name: str) -> Plot:
@@ -35,22 +36,78 @@ def pooled_differences(pooled: Mapping[str, Pooled], highlight: str | None, *, n
     )
 
 
-def probabilities(pooled: Mapping[str, Pooled], highlight: str | None, *, name: str) -> Plot:
-    """Probability that a run of a method beats one of the hard switch on a shift at random."""
+def aggregate_iqms(
+    aggregates: Mapping[str, Aggregate],
+    highlight: str | None,
+    *,
+    normalised: bool,
+    digits: int,
+    words: str,
+    name: str,
+) -> Plot:
+    """Every method's IQM over all tasks.
+
+    Args:
+        aggregates: By method.
+        highlight: The treatment.
+        normalised: Whether 1 is the hard switch's mean on every task, and so worth a line.
+        digits: Digits after the point.
+        words: What the scale is.
+        name: Name of the sheet.
+    """
+    estimates = {method: found.iqm for method, found in aggregates.items()}
+    title = "IQM of the normalised score" if normalised else "IQM of the score"
+    figure = _forest(estimates, highlight, 1.0, title, digits)
+    if normalised:
+        zero_line(figure, 1.0)
+    rows = [
+        (method, e.value, e.low, e.high, found.num_tasks, found.num_runs)
+        for method, found in aggregates.items()
+        for e in (found.iqm,)
+    ]
+    columns = ("method", "iqm", "low", "high", "num_shifts", "num_runs")
+    caption = (
+        f"Interquartile mean of all runs of all tasks, with 95 % bootstrap intervals; {words}. Not "
+        "adjusted for the number of methods."
+    )
+    return Plot(figure, caption, Sheet(name, columns, tuple(rows)))
+
+
+def probabilities(
+    pooled: Mapping[str, Pooled | Aggregate],
+    highlight: str | None,
+    *,
+    name: str,
+    joint: bool = True,
+) -> Plot:
+    """Probability that a run of a method beats one of the hard switch on a shift at random.
+
+    Args:
+        pooled: By method.
+        highlight: The treatment.
+        name: Name of the sheet.
+        joint: Whether the intervals redraw the same seeds on every shift.
+    """
     estimates = {method: p.probability for method, p in pooled.items() if p.probability is not None}
     figure = _forest(estimates, highlight, 100.0, "probability of improvement (%)")
     zero_line(figure, 50.0)
+    redrawn = "the same seeds on every shift" if joint else "the runs shift by shift"
     return Plot(
         figure,
         "Chance that a run beats a run of the hard switch on a shift drawn at random, with 95 % "
-        "bootstrap intervals that redraw the same seeds on every shift; 50 % is a draw.",
+        f"bootstrap intervals that redraw {redrawn}; 50 % is a draw.",
         _estimates_sheet(name, pooled, "probability"),
     )
 
 
 def _forest(
-    estimates: Mapping[str, Estimate], highlight: str | None, scale: float, title: str
+    estimates: Mapping[str, Estimate],
+    highlight: str | None,
+    scale: float,
+    title: str,
+    digits: int | None = None,
 ) -> go.Figure:
+    """Estimates with intervals, the best on top; with ``digits`` as plain numbers, else as signed."""
     order = sorted(estimates, key=lambda method: estimates[method].value)
     figure = base_figure(90 + 30 * len(order))
     for methods, color in (
@@ -66,8 +123,9 @@ def _forest(
                 [order.index(m) for m in methods],
                 color=color,
                 hovertext=[
-                    f"{label(m, 40)}<br>{signed(e.value, scale=scale)} "
-                    f"({number(e.low, scale=scale)} to {number(e.high, scale=scale)})"
+                    f"{label(m, 40)}<br>{_read(e.value, scale, digits)} "
+                    f"({number(e.low, digits or 1, scale=scale)} to "
+                    f"{number(e.high, digits or 1, scale=scale)})"
                     for m, e in zip(methods, chosen, strict=True)
                 ],
             )
@@ -84,13 +142,22 @@ def _forest(
     return figure
 
 
-def _estimates_sheet(name: str, pooled: Mapping[str, Pooled], field: str) -> Sheet:
+def _read(value: float, scale: float, digits: int | None) -> str:
+    return signed(value, scale=scale) if digits is None else number(value, digits, scale=scale)
+
+
+def _estimates_sheet(name: str, pooled: Mapping[str, Pooled | Aggregate], field: str) -> Sheet:
     rows = []
     for method, pool in pooled.items():
         estimate = getattr(pool, field)
         if estimate is not None:
             low, high = estimate.low, estimate.high
-            rows.append((method, estimate.value, low, high, pool.num_groups, pool.num_pairs))
+            counts = (
+                (pool.num_tasks, pool.num_runs)
+                if isinstance(pool, Aggregate)
+                else (pool.num_groups, pool.num_pairs)
+            )
+            rows.append((method, estimate.value, low, high, *counts))
     return Sheet(name, ("method", field, "low", "high", "num_shifts", "num_pairs"), tuple(rows))
 
 

@@ -1,160 +1,274 @@
-"""Tables of the families whose score is no accuracy: returns, losses."""
+"""Tables of the families whose score is no accuracy: scores, all tasks together, the switch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from rich.table import Table
-from rich.text import Text
-
-from segue.analysis.comparison import ComparisonRow, compare, table
-from segue.report.sentences import group_name, verdict_words
-from segue.report.settings import is_tuning, method_of, shift_of
+from segue.analysis.bootstrap import Estimate
+from segue.analysis.comparison import ComparisonRow, TableRow
+from segue.report.families import FAMILIES, FamilyScore
+from segue.report.score_study import ScoreVerdicts, judge_scores, seeds_of, treatment_against
+from segue.report.sentences import verdict_words
+from segue.report.study import Regime, Study
 from segue.report.tables import MARKS, cell, markdown
-from segue.report.text import counted, name_of, number, plain, signed
+from segue.report.text import counted, name_of, number, signed
 
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["FAMILY_SCORES", "FamilyScore", "console_score_tables", "score_tables"]
-
-_HARD_SWITCH = "hard_switch"
+__all__ = [
+    "ScoreTable",
+    "aggregate_markdown",
+    "aggregate_table",
+    "controls_markdown",
+    "markdown_of",
+    "score_table",
+    "score_tables",
+    "switch_markdown",
+    "switch_tables",
+]
 
 
 @dataclass(frozen=True)
-class FamilyScore:
-    """What a family is judged by.
+class ScoreTable:
+    """A table of text, for Markdown, the terminal and the page alike.
 
     Attributes:
-        metric: Name in the records.
-        label: What it is, for people, with its unit.
-        digits: Digits after the point.
-        higher_is_better: Direction.
+        columns: Headings.
+        rows: Cells.
+        caption: What the numbers are.
+        title: What tells it from its neighbours; "" if nothing needs to.
     """
 
-    metric: str
-    label: str
-    digits: int
-    higher_is_better: bool = True
-
-
-FAMILY_SCORES: Mapping[str, tuple[FamilyScore, ...]] = {
-    "language": (
-        FamilyScore("target_loss", "Target loss (nats per token)", 3, higher_is_better=False),
-        FamilyScore("source_loss", "Source loss (nats per token)", 3, higher_is_better=False),
-    ),
-    "offline_to_online": (
-        FamilyScore("score_mean_score", "Mean of the D4RL-reference score over online training", 1),
-        FamilyScore("score_final", "D4RL-reference score at the end", 1),
-        FamilyScore("score_largest_drop", "Largest fall below the start (points)", 1, False),
-    ),
-    "online_rl": (
-        FamilyScore("final_return", "Return at the end of training", 1),
-        FamilyScore("area_under_curve", "Mean return over training", 1),
-    ),
-}
-"""Family → its scores, the leading one first; the others are judged by accuracy and have a page."""
-
-
-@dataclass(frozen=True)
-class _Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
+    title: str = ""
+
+    def to_markdown(self) -> str:
+        """The table, its title above and its caption below it."""
+        columns = [cell(column) for column in self.columns]
+        made = markdown(columns, [[cell(text) for text in row] for row in self.rows])
+        title = f"**{cell(self.title)}**\n\n" if self.title else ""
+        return f"{title}{made}\n\n{self.caption}"
 
 
-def score_tables(records: Iterable[Record]) -> str:
-    """Tables of one family as Markdown: a row a method, a column a shift, one table a score.
+def score_tables(study: Study) -> str:
+    """Tables of a family as Markdown: a row a method, a column a shift, one table a score.
 
     A cell is mean ± sd and the paired difference to the hard switch with its verdict.
     """
+    return markdown_of(
+        study, lambda regime: [score_table(regime, judged) for judged in judge_scores(regime)]
+    )
+
+
+def aggregate_markdown(study: Study) -> str:
+    """All tasks together as Markdown: a row a method, one table a score."""
+    return markdown_of(
+        study,
+        lambda regime: [
+            aggregate_table(regime, judged) for judged in judge_scores(regime) if judged.aggregates
+        ],
+    )
+
+
+def controls_markdown(study: Study) -> str:
+    """The treatment against each other arm as Markdown: a row an arm, one table a score."""
+    return markdown_of(
+        study, lambda regime: [controls_table(regime, judged) for judged in judge_scores(regime)]
+    )
+
+
+def switch_markdown(study: Study) -> str:
+    """The measures of the switch as Markdown: a row a method, one table a shift."""
+    return markdown_of(study, switch_tables)
+
+
+def markdown_of(study: Study, make: Callable[[Regime], Iterable[ScoreTable]]) -> str:
+    """Tables of every shown regime that is judged by returns or losses, as Markdown.
+
+    Args:
+        study: The records.
+        make: Makes the tables of one regime.
+    """
     parts = []
-    for made in _tables(records):
-        columns = [cell(column) for column in made.columns]
-        rows = [[cell(text) for text in row] for row in made.rows]
-        parts.append(f"{markdown(columns, rows)}\n\n{made.caption}")
+    shown = [regime for regime in study.shown if regime.family in FAMILIES]
+    for regime in shown:
+        title = f"**{cell(study.title_of(regime))}**\n\n" if len(shown) > 1 else ""
+        made = "\n\n".join(table.to_markdown() for table in make(regime))
+        if made:
+            parts.append(title + made)
     return "\n\n".join(parts) or "No runs yet."
 
 
-def console_score_tables(records: Iterable[Record]) -> list[Table]:
-    """The same for the terminal."""
-    tables = []
-    for made in _tables(records):
-        printed = Table(caption=plain(made.caption, 500), caption_justify="left")
-        for i, column in enumerate(made.columns):
-            printed.add_column(Text(column), justify="right" if i else "left")
-        for row in made.rows:
-            printed.add_row(*(Text(text) for text in row))
-        tables.append(printed)
-    return tables
+def _methods(regime: Regime) -> list[str]:
+    """The hard switch, then the others by name."""
+    return sorted(regime.methods, key=lambda m: (m != regime.hard_switch, m))
 
 
-def _tables(records: Iterable[Record]) -> list[_Table]:
-    by_family: dict[str, list[Record]] = {}
-    for record in records:
-        by_family.setdefault(record.family, []).append(record)
-    made = [
-        _table(runs, score)
-        for family, runs in sorted(by_family.items())
-        for score in FAMILY_SCORES.get(family, ())
-    ]
-    return [found for found in made if found is not None]
-
-
-def _table(records: Iterable[Record], score: FamilyScore) -> _Table | None:
-    tests = [r for r in records if r.kind != "source" and not is_tuning(r)]
-    if not tests:
-        return None
-    shifts = sorted({shift_of(r) for r in tests})
-    methods = sorted({method_of(r) for r in tests}, key=lambda m: (m != _HARD_SWITCH, m))
-    means = {
-        (str(row.group["shift.name"]), str(row.group["method.name"])): row
-        for row in table(tests, metric=score.metric)
-    }
-    versus: dict[tuple[str, str], ComparisonRow] = {}
-    if _HARD_SWITCH in methods:
-        for method in methods[1:]:
-            versus.update(((group_name(r), method), r) for r in _compared(tests, method, score))
+def score_table(regime: Regime, judged: ScoreVerdicts) -> ScoreTable:
+    """One score: a row a method, a column a shift."""
+    score = judged.score
     rows = []
-    for method in methods:
+    for method in _methods(regime):
         cells = [name_of(method)]
-        for shift in shifts:
-            found, row = means.get((shift, method)), versus.get((shift, method))
-            cells.append("–" if found is None else _cell(found.mean, found.sd, row, score))
+        for shift in regime.shifts:
+            found = judged.means.get((shift, method))
+            cells.append(_cell(found, judged.versus.get((shift, method)), score))
         rows.append(tuple(cells))
-    fewest = min(row.num_runs for row in means.values())
-    most = max(row.num_runs for row in means.values())
-    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
     better = "higher" if score.higher_is_better else "lower"
     caption = (
-        f"{score.label}, {better} is better: mean ± standard deviation over {seeds}, and the paired "
-        "difference to the hard switch (▲ helps, ▼ hurts, ○ undecided; exact sign-flip p, Holm over the "
-        "columns, for each method by itself)."
+        f"{score.label}, {better} is better: mean ± standard deviation over {seeds_of(judged)}, and the "
+        "paired difference to the hard switch (▲ helps, ▼ hurts, ○ undecided; exact sign-flip p, Holm "
+        "over the columns, for each method by itself)."
     )
-    columns = ("method", *(name_of(shift) for shift in shifts))
-    return _Table(columns, tuple(rows), caption)
+    columns = ("method", *(name_of(shift) for shift in regime.shifts))
+    return ScoreTable(columns, tuple(rows), caption)
 
 
-def _compared(tests: Sequence[Record], method: str, score: FamilyScore) -> Sequence[ComparisonRow]:
-    return compare(
-        tests,
-        treatment=method,
-        baseline=_HARD_SWITCH,
-        match=("shift.name", "seed"),
-        metric=score.metric,
-        higher_is_better=score.higher_is_better,
-        scale=1.0,
-        unit="",
-        rng=np.random.default_rng(0),
-    )
-
-
-def _cell(mean: float, sd: float, row: ComparisonRow | None, score: FamilyScore) -> str:
-    text = f"{number(mean, score.digits)} ± {number(sd, score.digits)}"
+def _cell(found: TableRow | None, row: ComparisonRow | None, score: FamilyScore) -> str:
+    if found is None or not found.num_runs:
+        return "–"
+    text = number(found.mean, score.digits)
+    if found.num_runs > 1:
+        text += f" ± {number(found.sd, score.digits)}"
     if row is None:
         return text
     mark = MARKS[verdict_words(row)["decision"]]
     return f"{text} ({signed(row.difference.mean, score.digits)} {mark})"
+
+
+def controls_table(regime: Regime, judged: ScoreVerdicts) -> ScoreTable:
+    """One score of the treatment minus that of each other arm: a row an arm, a column a shift."""
+    score, found = judged.score, treatment_against(regime, judged.score)
+    rows = []
+    for method in _methods(regime):
+        cells = [_difference(found.get((shift, method)), score) for shift in regime.shifts]
+        if method != regime.treatment:
+            rows.append((name_of(method), *cells))
+    better = "higher" if score.higher_is_better else "lower"
+    caption = (
+        f"{score.label} of {name_of(str(regime.treatment))} minus that of each other arm, {better} is "
+        "better: paired differences with 95 % t intervals (▲ it is better, ▼ worse, ○ undecided; exact "
+        "sign-flip p, Holm over the columns, for each arm by itself)."
+    )
+    columns = ("against", *(name_of(shift) for shift in regime.shifts))
+    return ScoreTable(columns, tuple(rows), caption)
+
+
+def _difference(row: ComparisonRow | None, score: FamilyScore) -> str:
+    if row is None:
+        return "–"
+    mean, low, high = (row.difference.mean, row.difference.low, row.difference.high)
+    mark = MARKS[verdict_words(row)["decision"]]
+    interval = f"{number(low, score.digits)} to {number(high, score.digits)}"
+    return f"{signed(mean, score.digits)} ({interval}) {mark}"
+
+
+def aggregate_table(regime: Regime, judged: ScoreVerdicts) -> ScoreTable:
+    """One score over all tasks: IQM, mean of the tasks' means, probability of improvement."""
+    digits = 2 if judged.score.anchor else judged.score.digits
+    rows = []
+    for method in _methods(regime):
+        found = judged.aggregates.get(method)
+        if found is not None:
+            rows.append(
+                (
+                    name_of(method),
+                    _estimate(found.iqm, digits),
+                    _estimate(found.mean, digits),
+                    _estimate(found.probability, 0, 100.0),
+                )
+            )
+    first = next(iter(judged.aggregates.values()))
+    better = "higher" if judged.score.higher_is_better_normalised else "lower"
+    resampled = (
+        "redraw the same seeds on every task"
+        if FAMILIES[regime.family].pools_jointly
+        else "redraw the runs task by task"
+    )
+    caption = (
+        f"{judged.score.label} over {counted(first.num_tasks, 'task')}, {better} is better; "
+        f"{judged.scale}. IQM: mean of the middle half of all runs. Probability that a run is better "
+        "than one of the hard switch on a task drawn at random; 50 % is a draw. In brackets 95 % "
+        f"bootstrap intervals that {resampled}, not adjusted for the number of methods."
+    )
+    caption += "".join(f" {note[:1].upper()}{note[1:]}." for note in judged.notes)
+    columns = ("method", "IQM", "mean over tasks", "probability of improvement (%)")
+    return ScoreTable(columns, tuple(rows), caption)
+
+
+def _estimate(estimate: Estimate | None, digits: int, scale: float = 1.0) -> str:
+    if estimate is None:
+        return "–"
+    value, low, high = (
+        number(part, digits, scale=scale) for part in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+_Read = Callable[[Sequence[float]], str]
+
+
+def _mean(digits: int, scale: float = 1.0) -> _Read:
+    return lambda values: number(statistics.fmean(values), digits, scale=scale)
+
+
+_SWITCH: Mapping[str, tuple[str, _Read]] = {
+    "score_start": ("start S₀", _mean(1)),
+    "score_largest_drop": ("largest drop", _mean(1)),
+    "score_relative_drop": ("relative drop (%)", _mean(0, 100.0)),
+    "score_fell_over_10": ("fell over 10 points (% of seeds)", _mean(0, 100.0)),
+    "score_area_below_start": ("area below S₀ (points × 1,000 steps)", _mean(0, 1e-3)),
+    "score_lowest_early": ("lowest within 10,000 steps", _mean(1)),
+    "score_lowest": ("lowest ever", _mean(1)),
+    "score_mean_score": ("mean", _mean(1)),
+    "score_final": ("final", _mean(1)),
+}
+"""Measures of the switch in the order of the columns; the steps to regain are of their own kind."""
+_REGAINED = "score_num_env_steps_to_regain"
+
+
+def switch_tables(regime: Regime) -> list[ScoreTable]:
+    """What happened at the switch: a table a shift, a row a method; none without the measures."""
+    tables = []
+    for shift in regime.shifts:
+        rows = []
+        num_seeds: set[int] = set()
+        for method in _methods(regime):
+            runs = [r for r in regime.of(shift, method) if r.status == "completed"]
+            runs = [r for r in runs if "score_largest_drop" in r.metrics]
+            if runs:
+                num_seeds.add(len(runs))
+                cells = [_switch_cell(runs, metric, read) for metric, (_, read) in _SWITCH.items()]
+                rows.append((name_of(method), *cells, _regained(runs)))
+        if rows:
+            fewest, most = min(num_seeds), max(num_seeds)
+            seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+            caption = (
+                f"D4RL-reference scores, means over {seeds}. S₀ is the score at the switch; the relative "
+                "drop is the share of S₀ that is lost; steps to regain S₀ for good: the median, and how "
+                "many seeds did."
+            )
+            columns = ("method", *(title for title, _ in _SWITCH.values()), "steps to regain S₀")
+            tables.append(ScoreTable(columns, tuple(rows), caption, name_of(shift)))
+    return tables
+
+
+def _switch_cell(runs: Sequence[Record], metric: str, read: _Read) -> str:
+    values = [r.metrics.get(metric) for r in runs]
+    finite = [float(v) for v in values if v is not None and math.isfinite(v)]
+    return read(finite) if finite else "–"
+
+
+def _regained(runs: Sequence[Record]) -> str:
+    steps = [r.metrics.get(_REGAINED) for r in runs]
+    reached = sum(step is not None for step in steps)
+    median = statistics.median(math.inf if step is None else float(step) for step in steps)
+    text = f"{median:,.0f}" if math.isfinite(median) else "never" if not reached else "most never"
+    return f"{text} ({reached} of {len(runs)})"

@@ -71,10 +71,10 @@ def verdict_words(row: ComparisonRow | None) -> dict[str, Any]:
     if row is None:
         return {"decision": "", "difference": "–", "interval": "", "reason": ""}
     paired = row.difference
-    low, high = number(paired.low, scale=row.scale), number(paired.high, scale=row.scale)
+    low, high = (number(end, row.digits, scale=row.scale) for end in (paired.low, paired.high))
     return {
         "decision": row.verdict.decision,
-        "difference": signed(paired.mean, scale=row.scale),
+        "difference": signed(paired.mean, row.digits, scale=row.scale),
         "interval": "" if paired.num_pairs < 2 else f"{low} to {high}",
         "reason": row.verdict.reason,
     }

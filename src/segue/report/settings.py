@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LEARNING_RATE_PATHS",
     "SHIFT_PATH",
+    "TUNED_PATHS",
     "Key",
     "Settings",
     "context_settings",
@@ -25,10 +26,16 @@ __all__ = [
     "most_run",
     "shift_of",
     "shift_settings",
+    "tuned_settings",
 ]
 
 SHIFT_PATH = "shift.name"
 LEARNING_RATE_PATHS = ("optimizer.learning_rate", "learning_rate")
+TUNED_PATHS = (*LEARNING_RATE_PATHS, "method.scale", "method.wise_share")
+"""What is chosen for each shift and method on the tuning seeds: part of no method and no regime."""
+# What a family fixes by its shift or repeats from its method, and so is no setting of a regime.
+_OF_SHIFT = {"online_rl": ("num_env_steps", "learner")}
+_OF_METHOD = ("source.learner.layer_norm_critic",)
 
 Settings = Mapping[str, Any]
 Key = tuple[tuple[str, str], ...]
@@ -52,23 +59,33 @@ def is_tuning(record: Record) -> bool:
 def context_settings(record: Record) -> dict[str, Any]:
     """Settings that define a regime, by dotted path; the family is one of them."""
     flat = flatten(record.config)
-    kept = {path: value for path, value in flat.items() if _is_context(path)}
+    kept = {path: value for path, value in flat.items() if _is_context(path, record.family)}
+    kept |= _learner(record)
     return {"family": record.family, **dict(sorted(kept.items()))}
 
 
-def _is_context(path: str) -> bool:
-    if is_seed(path) or path == "split" or path in LEARNING_RATE_PATHS:
+def _learner(record: Record) -> dict[str, Any]:
+    """The online family's learner and what switches in it: equal names of arms mean other things."""
+    if record.family != "online_rl":
+        return {}
+    name = shift_of(record).split("-")
+    return {"learner": f"TD3 {name[1]}" if name[0] == "td3" and len(name) > 1 else "PPO"}
+
+
+def _is_context(path: str, family: str) -> bool:
+    if is_seed(path) or path == "split" or path in TUNED_PATHS or path in _OF_METHOD:
         return False
     first = path.split(".", 1)[0]
     if first == "source":  # how long the source model trained depends on the shift
-        return path == "source.dataset" or path.startswith("source.model.")
-    return first not in ("shift", "method")
+        return path.startswith(("source.model.", "source.learner.")) or path == "source.dataset"
+    return first not in ("shift", "method", *_OF_SHIFT.get(family, ()))
 
 
 def method_settings(record: Record) -> dict[str, Any]:
-    """Settings of the record's method by dotted path, its name aside."""
+    """Settings of the record's method by dotted path, its name and what is tuned aside."""
     flat = flatten(record.config.get("method", {}), "method")
-    return {path: value for path, value in sorted(flat.items()) if path != METHOD_PATH}
+    left_out = (METHOD_PATH, *TUNED_PATHS)
+    return {path: value for path, value in sorted(flat.items()) if path not in left_out}
 
 
 def shift_settings(record: Record) -> dict[str, Any]:
@@ -77,9 +94,16 @@ def shift_settings(record: Record) -> dict[str, Any]:
     return {
         path: value
         for path, value in sorted(flat.items())
-        if path.split(".", 1)[0] in ("shift", "source") and not is_seed(path)
-        and not _is_context(path)
+        if path.split(".", 1)[0] in ("shift", "source", *_OF_SHIFT.get(record.family, ()))
+        and not is_seed(path) and path not in _OF_METHOD
+        and not _is_context(path, record.family)
     }  # fmt: skip
+
+
+def tuned_settings(record: Record) -> dict[str, Any]:
+    """The record's tuned settings by dotted path: its learning rate, and a scale it may have."""
+    found = {path: lookup(record.config, path) for path in TUNED_PATHS}
+    return {path: value for path, value in found.items() if value is not MISSING}
 
 
 def learning_rate_of(record: Record) -> dict[str, Any]:

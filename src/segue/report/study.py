@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 from segue.analysis.curves import points
 from segue.analysis.matching import METHOD_PATH, key_of, lookup, sort_key
 from segue.report.budgets import borrowed_tuning, equal_compute_runs
+from segue.report.families import FAMILIES
 from segue.report.settings import (
-    LEARNING_RATE_PATHS,
     SHIFT_PATH,
     Key,
     Settings,
     context_settings,
     is_tuning,
     key_of_settings,
-    learning_rate_of,
     method_of,
     method_settings,
     most_run,
     shift_of,
     shift_settings,
+    tuned_settings,
 )
 from segue.report.text import counted, name_of, setting_text
 
@@ -43,6 +43,7 @@ __all__ = ["Regime", "Study", "build_study"]
 _METRICS = (
     "target_accuracy", "source_accuracy", "lowest_target_accuracy", "source_model_accuracy",
     "source_accuracy_before", "num_gradient_examples",
+    *(score.metric for family in FAMILIES.values() for score in family.scores),
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ class Regime:
         hard_switch: The method it is compared with, or None.
         equal_compute: Runs of the hard switch with as many gradient examples as the treatment
             has, in more steps and so of another regime.
-        learning_rate_path: Config path of the learning rate, or None.
+        tuned_paths: Config paths of what is chosen on the tuning seeds: the learning rate, scales.
         notes: What was left out of the tables.
     """
 
@@ -80,8 +81,13 @@ class Regime:
     treatment: str | None
     hard_switch: str | None
     equal_compute: tuple[Record, ...]
-    learning_rate_path: str | None
+    tuned_paths: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """Family of its runs."""
+        return str(self.settings["family"])
 
     @property
     def comparable(self) -> bool:
@@ -104,16 +110,29 @@ class Study:
 
     @property
     def shown(self) -> list[Regime]:
-        """Regimes to show in full: comparable, and at least half as many runs as the first."""
+        """Regimes to show in full: comparable, and half as large as the first of their family.
+
+        Size is the number of runs where accuracy is the score. The other families have regimes of
+        unlike numbers of tasks and methods that belong on the page; there it is the runs a cell.
+        """
         comparable = [r for r in self.regimes if r.comparable] or list(self.regimes[:1])
-        least = len(comparable[0].records) / 2 if comparable else 0
-        return [regime for regime in comparable if len(regime.records) >= least]
+        most: dict[str, float] = {}
+        for regime in comparable:
+            most.setdefault(regime.family, _size(regime))
+        return [r for r in comparable if _size(r) >= most[r.family] / 2]
 
     def title_of(self, regime: Regime) -> str:
         """What tells a shown regime from the others that are shown; its label is longer."""
         differing = {p for p, _ in _differences([key_of_settings(r.settings) for r in self.shown])}
         texts = [setting_text(p, v) for p, v in regime.settings.items() if p in differing]
         return ", ".join(texts) or regime.label
+
+
+def _size(regime: Regime) -> float:
+    num_runs = len(regime.records)
+    if regime.family not in FAMILIES:
+        return num_runs
+    return num_runs / max(1, len({(shift_of(r), method_of(r)) for r in regime.records}))
 
 
 def build_study(records: Iterable[Record]) -> Study:
@@ -248,13 +267,13 @@ def _regime(
         variant = most_run(runs, seen, method_settings)
         headline[method] = method_settings(variant[0])
         for shift_runs in _split(variant, shift_of).values():
-            chosen += most_run(shift_runs, [], learning_rate_of)
+            chosen += most_run(shift_runs, [], tuned_settings)
     ids = {record.run_id for record in chosen}
     others = tuple(record for record in tests if record.run_id not in ids)
     names = sorted(headline)
     hard, treatment = _hard_switch(names), _treatment(names)
     first = [name for name in (hard, treatment) if name is not None]
-    rates = [path for path in LEARNING_RATE_PATHS if chosen and path in learning_rate_of(chosen[0])]
+    tuned = tuple(tuned_settings(chosen[0])) if chosen else ()
     notes = []
     if others:
         notes.append(
@@ -283,7 +302,7 @@ def _regime(
         treatment=treatment,
         hard_switch=hard,
         equal_compute=tuple(longer),
-        learning_rate_path=rates[0] if rates else None,
+        tuned_paths=tuned,
         notes=tuple(notes),
     )
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal and for Markdown documents."""
+"""Tables for Markdown documents."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from segue.report.ablations import Sweep, find_sweeps, safest_share
-from segue.report.claims import Claim, RegimeVerdicts, judge
-from segue.report.listing import MethodRow, failures, method_rows
+from segue.report.claims import Claim, judge
+from segue.report.listing import MethodRow, method_rows
 from segue.report.sentences import group_name, summarise, verdict_words
 from segue.report.sequences import SEQUENCE_METRICS, find_sequences
-from segue.report.study import Regime, Study, build_study, describe_regime, headline_settings
+from segue.report.study import Study, build_study, describe_regime, headline_settings
 from segue.report.text import counted, name_of, number, plain, signed, value_text
 
 if TYPE_CHECKING:
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ablation_table",
     "cell",
-    "console_tables",
     "default_k_text",
     "markdown",
     "markdown_table",
@@ -36,59 +31,6 @@ __all__ = [
 ]
 
 MARKS = {"helps": "▲", "hurts": "▼", "undecided": "○", "mixed": "◆", "": ""}
-_STYLES = {"helps": "bold blue", "hurts": "bold dark_orange3", "undecided": "dim", "": ""}
-
-
-def console_tables(records: Iterable[Record], *, rng_seed: int = 0) -> list[Table]:
-    """Tables for the terminal: one a regime that the page shows in full, then the failures.
-
-    Args:
-        records: Records of one or more families.
-        rng_seed: Seed of the bootstrap intervals.
-    """
-    study = build_study(records)
-    tables = [_regime_table(regime, judge(regime, rng_seed=rng_seed)) for regime in study.shown]
-    failed = failures(study)
-    if failed:
-        table = Table("run", "shift", "method", "seed", "what", "reason", title="Failed runs")
-        for row in failed:
-            cells = ("run_id", "shift", "method", "seed", "what", "reason")
-            table.add_row(*(Text(plain(row[cell], 120)) for cell in cells))
-        tables.append(table)
-    return tables
-
-
-def _regime_table(regime: Regime, verdicts: RegimeVerdicts) -> Table:
-    sentences = [f"{c.question} {c.sentence}" for c in verdicts.leading]
-    table = Table(
-        "method",
-        title=escape(plain(describe_regime(regime), 200)),
-        caption=escape(plain("\n".join(sentences), 2000).replace("\\n", "\n")) or None,
-        caption_justify="left",
-    )
-    for heading in ("target\naccuracy (%)", "runs", "against\nhard switch"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for shift, rows in method_rows(regime, verdicts).items():
-        table.add_row(Text(name_of(shift, 40), style="bold"))
-        for row in rows:
-            decision = row.versus["decision"]
-            style = _STYLES.get(decision, "")
-            table.add_row(
-                Text(
-                    f"  {name_of(row.method, 40)}", style="bold" if row.role == "treatment" else ""
-                ),
-                f"{row.mean} ± {row.sd}",
-                _runs(row),
-                row.versus["difference"] if decision else "–",
-                Text(f"{MARKS.get(decision, '')} {decision}".strip(), style=style),
-            )
-        table.add_section()
-    return table
-
-
-def _runs(row: MethodRow) -> str:
-    return f"{row.num_runs} (+{len(row.unusable)} bad)" if row.unusable else str(row.num_runs)
 
 
 def cell(value: object) -> str:

@@ -113,7 +113,8 @@ def setting_text(path: str, value: Any) -> str:
     """A setting as it is read: ``num_target_steps`` 300 → "300 target steps"."""
     last = path.rsplit(".", 1)[-1]
     if last.startswith("num_") and isinstance(value, int) and not isinstance(value, bool):
-        return counted(value, last[4:].replace("_", " ").removesuffix("s"))
+        what = last[4:].replace("_", " ")
+        return counted(value, what.removesuffix("s"), what)
     owner = (
         path.rsplit(".", 2)[-2].replace("_", " ") + " " if last == "name" and "." in path else ""
     )
