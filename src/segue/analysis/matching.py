@@ -8,16 +8,18 @@ which they differ, because averaging them would hide a choice or count a seed tw
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
 Group = dict[str, Any]
+ValueT = TypeVar("ValueT")
 
 SEED_PATH = "seed"
 METHOD_PATH = "method.name"
@@ -64,6 +66,36 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def once_a_record(function: Callable[[Record], ValueT]) -> Callable[[Record], ValueT]:
+    """Compute a function of a record once and keep it with the record, which never changes.
+
+    The report asks for the same settings of thousands of records again and again. Nobody may change
+    what is returned.
+    """
+    name = f"_once_{function.__module__}.{function.__qualname__}"
+
+    @functools.wraps(function)
+    def kept(record: Record) -> ValueT:
+        if name not in record.__dict__:
+            record.__dict__[name] = function(record)
+        value: ValueT = record.__dict__[name]
+        return value
+
+    return kept
+
+
+@once_a_record
+def leaves(record: Record) -> Mapping[str, Any]:
+    """All leaves of the record's config by dotted path."""
+    return flatten(record.config)
+
+
+@once_a_record
+def keyed_leaves(record: Record) -> Mapping[str, str]:
+    """The same with hashable stand-ins of the values; seeds are left out."""
+    return {path: key_of(value) for path, value in leaves(record).items() if not is_seed(path)}
+
+
 def key_of(value: Any) -> str:
     """A hashable stand-in for a JSON value; 1 and 1.0 and True stay apart from "1"."""
     return "(absent)" if value is MISSING else json.dumps(value, sort_keys=True)
@@ -88,7 +120,7 @@ def check_paths(name: str, paths: Iterable[str], records: Sequence[Record]) -> N
         return
     for path in paths:
         if all(lookup(record.config, path) is MISSING for record in records):
-            known = sorted({leaf for record in records for leaf in flatten(record.config)})
+            known = sorted({leaf for record in records for leaf in leaves(record)})
             near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{name} must name config paths, no record has {path!r}{hint}")
@@ -255,14 +287,16 @@ def differing_paths(
     A path that some configs lack (a field added in a later version) counts only with
     ``absent_counts``.
     """
-    flats = [flatten(record.config) for record in records]
+    keyed = [keyed_leaves(record) for record in records]
+    absent = key_of(MISSING)
     differing: dict[str, list[Any]] = {}
-    for path in sorted({path for flat in flats for path in flat if not is_seed(path)}):
-        values = {key_of(flat.get(path, MISSING)): flat.get(path, MISSING) for flat in flats}
+    for path in sorted({path for keys in keyed for path in keys}):
+        found = {keys.get(path, absent): index for index, keys in enumerate(keyed)}
         if not absent_counts:
-            values.pop(key_of(MISSING), None)
-        if len(values) > 1:
-            differing[path] = sorted(values.values(), key=lambda v: sort_key([v]))
+            found.pop(absent, None)
+        if len(found) > 1:
+            values = [leaves(records[index]).get(path, MISSING) for index in found.values()]
+            differing[path] = sorted(values, key=lambda v: sort_key([v]))
     return differing
 
 

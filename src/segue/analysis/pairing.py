@@ -15,8 +15,8 @@ from segue.analysis.matching import (
     check_one_setting,
     check_paths,
     differing_paths,
-    flatten,
     key_of,
+    leaves,
     lookup,
     read_score,
     sort_key,
@@ -152,7 +152,7 @@ def pair_groups(
 def _arm_difference(pairs: Sequence[tuple[Record, Record]]) -> dict[str, tuple[Any, Any]]:
     if not pairs:
         return {}
-    first, second = (flatten(record.config) for record in pairs[0])
+    first, second = (leaves(record) for record in pairs[0])
     paths = differing_paths(pairs[0], absent_counts=True)
     return {path: (first.get(path), second.get(path)) for path in paths}
 

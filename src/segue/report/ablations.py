@@ -14,11 +14,10 @@ from segue.analysis.matching import key_of, lookup, read_score, sort_key
 from segue.analysis.statistics import paired_difference, t_interval
 from segue.report.families import FAMILIES
 from segue.report.settings import (
-    key_of_settings,
     method_settings,
     most_run,
+    shift_key,
     shift_of,
-    shift_settings,
     tuned_settings,
 )
 from segue.report.study import Regime, Study
@@ -158,7 +157,7 @@ def _alike_but_for(study: Study, path: str) -> list[list[Regime]]:
 
 def _context_sweep(regimes: Sequence[Regime], path: str) -> Sweep | None:
     main = regimes[0]  # the regime with the most runs: they come in that order
-    trained = {shift_of(r): key_of_settings(shift_settings(r)) for r in main.records}
+    trained = {shift_of(r): shift_key(r) for r in main.records}
     values: dict[str, Any] = {}
     scores = {}
     for regime in regimes:
@@ -168,7 +167,7 @@ def _context_sweep(regimes: Sequence[Regime], path: str) -> Sweep | None:
         # Another training of the source model would be a second thing that varies.
         alike = [
             r for r in regime.records
-            if key_of_settings(shift_settings(r)) == trained.get(shift_of(r))
+            if shift_key(r) == trained.get(shift_of(r))
         ]  # fmt: skip
         treatment = _scores(r for r in alike if _name(r) == main.treatment)
         if treatment:

@@ -14,6 +14,7 @@ from segue.report.settings import (
     method_of,
     method_settings,
     most_run,
+    shift_key,
     shift_of,
     shift_settings,
     tuned_settings,
@@ -56,7 +57,7 @@ def borrowed_tuning(
     Returns:
         The runs of the regime that has the most of them; none and "" if there is no such regime.
     """
-    shifts = {shift_of(record): key_of_settings(shift_settings(record)) for record in chosen}
+    shifts = {shift_of(record): shift_key(record) for record in chosen}
     fixed = {method: _without(own, _RAMPS) for method, own in headline.items()}
     best: list[Record] = []
     budget = ""
@@ -69,7 +70,7 @@ def borrowed_tuning(
             method = method_of(record)
             if (
                 _without(method_settings(record), _RAMPS) == fixed.get(method)
-                and key_of_settings(shift_settings(record)) == shifts.get(shift_of(record))
+                and shift_key(record) == shifts.get(shift_of(record))
             ):  # fmt: skip
                 by_method.setdefault(method, []).append(record)
         runs = [r for part in by_method.values() for r in most_run(part, [], method_settings)]

@@ -6,7 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from segue.analysis.matching import METHOD_PATH, MISSING, flatten, is_seed, key_of, lookup
+from segue.analysis.matching import (
+    METHOD_PATH,
+    MISSING,
+    flatten,
+    is_seed,
+    key_of,
+    leaves,
+    lookup,
+    once_a_record,
+)
 
 if TYPE_CHECKING:
     from segue.runs.records import Record
@@ -20,6 +29,8 @@ __all__ = [
     "context_settings",
     "is_tuning",
     "key_of_settings",
+    "method_key",
+    "shift_key",
     "learning_rate_of",
     "method_of",
     "method_settings",
@@ -56,9 +67,10 @@ def is_tuning(record: Record) -> bool:
     return bool(lookup(record.config, "split") == "validation")
 
 
+@once_a_record
 def context_settings(record: Record) -> dict[str, Any]:
     """Settings that define a regime, by dotted path; the family is one of them."""
-    flat = flatten(record.config)
+    flat = leaves(record)
     kept = {path: value for path, value in flat.items() if _is_context(path, record.family)}
     kept |= _learner(record)
     return {"family": record.family, **dict(sorted(kept.items()))}
@@ -81,6 +93,7 @@ def _is_context(path: str, family: str) -> bool:
     return first not in ("shift", "method", *_OF_SHIFT.get(family, ()))
 
 
+@once_a_record
 def method_settings(record: Record) -> dict[str, Any]:
     """Settings of the record's method by dotted path, its name and what is tuned aside."""
     flat = flatten(record.config.get("method", {}), "method")
@@ -88,12 +101,12 @@ def method_settings(record: Record) -> dict[str, Any]:
     return {path: value for path, value in sorted(flat.items()) if path not in left_out}
 
 
+@once_a_record
 def shift_settings(record: Record) -> dict[str, Any]:
     """Settings of the record's shift and source training, seeds aside."""
-    flat = flatten(record.config)
     return {
         path: value
-        for path, value in sorted(flat.items())
+        for path, value in sorted(leaves(record).items())
         if path.split(".", 1)[0] in ("shift", "source", *_OF_SHIFT.get(record.family, ()))
         and not is_seed(path) and path not in _OF_METHOD
         and not _is_context(path, record.family)
@@ -117,6 +130,18 @@ def key_of_settings(settings: Settings) -> Key:
     return tuple((path, key_of(value)) for path, value in settings.items())
 
 
+@once_a_record
+def shift_key(record: Record) -> Key:
+    """The record's shift settings as a value that can be compared and hashed."""
+    return key_of_settings(shift_settings(record))
+
+
+@once_a_record
+def method_key(record: Record) -> Key:
+    """The record's method settings likewise."""
+    return key_of_settings(method_settings(record))
+
+
 def most_run(
     records: Sequence[Record],
     tuning: Sequence[Record],
@@ -125,12 +150,19 @@ def most_run(
     """The records of the setting with the most (shift, seed) cells, then the most tuning runs."""
     cells: dict[Key, set[tuple[str, str]]] = defaultdict(set)
     tuned: dict[Key, int] = defaultdict(int)
-    for record in records:
-        seed = key_of(lookup(record.config, "seed"))
-        cells[key_of_settings(settings_of(record))].add((shift_of(record), seed))
+    keys = [_key(record, settings_of) for record in records]
+    for record, key in zip(records, keys, strict=True):
+        cells[key].add((shift_of(record), key_of(lookup(record.config, "seed"))))
     for record in tuning:
-        tuned[key_of_settings(settings_of(record))] += 1
+        tuned[_key(record, settings_of)] += 1
     if not cells:
         return []
     best = min(cells, key=lambda key: (-len(cells[key]), -tuned[key], key))
-    return [record for record in records if key_of_settings(settings_of(record)) == best]
+    return [record for record, key in zip(records, keys, strict=True) if key == best]
+
+
+def _key(record: Record, settings_of: Callable[[Record], Settings]) -> Key:
+    kept = {shift_settings: shift_key, method_settings: method_key}
+    if settings_of in kept:
+        return kept[settings_of](record)
+    return key_of_settings(settings_of(record))

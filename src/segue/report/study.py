@@ -26,9 +26,11 @@ from segue.report.settings import (
     context_settings,
     is_tuning,
     key_of_settings,
+    method_key,
     method_of,
     method_settings,
     most_run,
+    shift_key,
     shift_of,
     shift_settings,
     tuned_settings,
@@ -310,13 +312,13 @@ def _regime(
 def _matching_tuning(
     tuning: Sequence[Record], chosen: Sequence[Record], headline: Mapping[str, Settings]
 ) -> list[Record]:
-    shifts = {shift_of(record): key_of_settings(shift_settings(record)) for record in chosen}
+    shifts = {shift_of(record): shift_key(record) for record in chosen}
     return [
         record
         for record in tuning
-        if key_of_settings(shift_settings(record)) == shifts.get(shift_of(record))
+        if shift_key(record) == shifts.get(shift_of(record))
         and method_of(record) in headline
-        and key_of_settings(method_settings(record)) == key_of_settings(headline[method_of(record)])
+        and method_key(record) == key_of_settings(headline[method_of(record)])
     ]
 
 
