@@ -18,7 +18,12 @@ from segue.report.diagnosis import diagnosis_markdown, diagnosis_table, end_of_r
 from segue.report.docs import update_docs
 from segue.report.page import write_report
 from segue.report.score_study import judge_scores
-from segue.report.score_tables import aggregate_markdown, score_tables, switch_markdown
+from segue.report.score_tables import (
+    aggregate_markdown,
+    controls_markdown,
+    score_tables,
+    switch_markdown,
+)
 from segue.report.study import build_study
 from segue.report.tuning import chosen_table, rate_table, tuning_table
 from segue.runs.records import Record, compact
@@ -388,3 +393,19 @@ def test_vision_shows_confusion_and_accuracy_over_examples(
 
 def test_the_page_without_vision_has_neither(family_pages: dict[str, Path]) -> None:
     assert "heatmap" not in json.dumps(content(family_pages["both"])[1]["figures"])
+
+
+def test_controls_are_what_the_treatment_is_compared_with() -> None:
+    gains = {"hard_switch": 0.0, "smoothing": 30.0, "more_epochs": 50.0}
+    records = [
+        online("cartpole", method, seed, gain)
+        for method, gain in gains.items()
+        for seed in range(8)
+    ]
+    records += [online("acrobot", method, seed, 0.0) for method in gains for seed in range(8)][:16]
+    lines = controls_markdown(build_study(records)).splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines[:6] if line.startswith("| ")}
+    assert "smoothing" not in rows
+    assert "+30.0 (30.0 to 30.0) ▲" in rows["hard switch"]
+    assert "−20.0 (−20.0 to −20.0) ▼" in rows["more epochs"]
+    assert rows["more epochs"].split("|")[2].strip() == "–"  # acrobot has no run of it

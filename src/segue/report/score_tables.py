@@ -162,7 +162,7 @@ def controls_table(regime: Regime, judged: ScoreVerdicts) -> ScoreTable:
 
 
 def _difference(row: ComparisonRow | None, score: FamilyScore) -> str:
-    if row is None:
+    if row is None or not row.difference.num_pairs:
         return "–"
     mean, low, high = (row.difference.mean, row.difference.low, row.difference.high)
     mark = MARKS[verdict_words(row)["decision"]]
