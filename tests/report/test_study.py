@@ -134,9 +134,15 @@ def test_a_sweep_does_not_mix_source_models_that_were_trained_for_other_times(
         for steps in (300, 600)
     ]
     assert any(s.path == "num_target_steps" for s in find_sweeps(build_study(records)))
-    for record in records:
-        if record.config["num_target_steps"] == 300:
-            record.config["source"]["num_training_steps"] = 10
+
+    def trained_for(record: Record, num_steps: int) -> Record:
+        source = record.config["source"] | {"num_training_steps": num_steps}
+        return dataclasses.replace(record, config=record.config | {"source": source})
+
+    records = [
+        trained_for(record, 10) if record.config["num_target_steps"] == 300 else record
+        for record in records
+    ]
     assert not any(s.path == "num_target_steps" for s in find_sweeps(build_study(records)))
 
 

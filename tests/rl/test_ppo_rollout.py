@@ -127,7 +127,7 @@ def test_an_evaluated_return_is_that_of_one_whole_episode() -> None:
     ppo = PPO(make_environment("CartPole"), settings)
     state = ppo.init(0, 1e-3)
     evaluate = jax.jit(ppo.evaluate, static_argnums=3)
-    returns = np.asarray(evaluate(state.params, jax.random.key(1), ppo.constants_at(0), 50))
+    returns = np.asarray(evaluate(ppo.policy(state), jax.random.key(1), ppo.constants_at(0), 50))
     assert returns.shape == (50,)
     assert np.all(returns == returns.astype(int))  # a point a step
     assert returns.min() >= 8  # nobody falls sooner

@@ -18,12 +18,12 @@ from segue.rl.objective import Objective
 from segue.rl.td3 import (
     Agent,
     TD3Config,
-    _critic_loss,
     _Data,
     _target_rows,
     init_agent,
     make_updates,
 )
+from segue.rl.td3_losses import critic_loss
 
 NUM_OBSERVATIONS, NUM_ACTIONS = 3, 2
 CONFIG = TD3Config(hidden_widths=(8,), batch_size=4, policy_noise=0.0)
@@ -269,7 +269,7 @@ def test_the_target_policy_is_noisy_within_the_clip() -> None:
 
     def goal(noise: float, clip: float) -> float:
         config = replace(CONFIG, policy_noise=noise, noise_clip=clip)
-        _, found = _critic_loss(config, agent, agent.critic, batch, jax.random.key(0))
+        _, found = critic_loss(config, agent, agent.critic, batch, jax.random.key(0))
         return float(found["q_target_mean"])
 
     assert goal(0.2, 0.5) != goal(0.0, 0.5)
