@@ -21,10 +21,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from segue.adapters.jax import never_smooths, smoothed_value_and_grad, traceable
-from segue.checks import check_count, check_positive, unknown_name
+from segue.adapters.jax import never_smooths, smoothed_value_and_grad
+from segue.checks import unknown_name
 from segue.rl.environments import Constants, EnvironmentSpec, reset
 from segue.rl.episodes import returns_of_episodes
+from segue.rl.iterated import IteratedLearner, check_start, restarting
 from segue.rl.policy_networks import ActorCritic, distribution_for
 from segue.rl.ppo_rollout import Rollout, advantages_of, collect, minibatch_order
 from segue.rl.ppo_settings import PPOSettings, SourceAdvantages, SourceTerm, TaskChange
@@ -83,7 +84,7 @@ class Examples(NamedTuple):
     targets: jax.Array
 
 
-class PPO:
+class PPO(IteratedLearner[PPOState]):
     """A PPO learner; its methods are pure functions to be compiled and vmapped over seeds.
 
     Args:
@@ -159,10 +160,7 @@ class PPO:
         Raises:
             ValueError: If ``seed`` is negative or does not fit 32 bits, or the rate is not positive.
         """
-        if isinstance(seed, int) and check_count("seed", seed) >= 2**32:
-            raise ValueError(f"seed must be < 2**32, got {seed}")
-        if isinstance(learning_rate, int | float):
-            check_positive("learning_rate", learning_rate)
+        check_start(seed, learning_rate)
         key, weights, starting = jax.random.split(jax.random.key(jnp.asarray(seed, jnp.uint32)), 3)
         starts = jax.random.split(starting, self.settings.num_envs)
         environments = jax.vmap(lambda key: reset(self.environment, key))(starts)
@@ -177,26 +175,6 @@ class PPO:
         optimizer = self._optimizer.init(params)
         rate = jnp.asarray(learning_rate, jnp.float32)
         return PPOState(params, optimizer, rate, environments, previous, statistics, key)
-
-    def train(
-        self, state: PPOState, first_iteration: int | jax.Array, num_iterations: int
-    ) -> tuple[PPOState, dict[str, jax.Array]]:
-        """Run iterations; return the state after them and what each measured.
-
-        ``first_iteration`` counts from the start of training. ``num_iterations`` is static. Under
-        ``vmap`` over seeds leave the iteration unbatched (``in_axes=(0, None, None)``), so that the
-        source branch is still skipped.
-        """
-
-        def one(state: PPOState, iteration: jax.Array) -> tuple[PPOState, dict[str, jax.Array]]:
-            return self.iterate(state, iteration, self.constants_at(iteration))
-
-        iterations = jnp.asarray(first_iteration, jnp.int32) + jnp.arange(num_iterations)
-        return lax.scan(one, state, iterations)
-
-    def constants_at(self, iteration: int | jax.Array) -> Constants:
-        """Constants of the task at an iteration."""
-        return self._constants.at(iteration)
 
     def iterate(
         self, state: PPOState, iteration: jax.Array, constants: Constants
@@ -321,13 +299,9 @@ class PPO:
         """The schedule over all updates of training: it starts over in every iteration."""
         if not self.smooths:
             return self.schedule
-        within, num_updates = traceable(self.schedule), self.settings.num_updates
+        num_updates = self.settings.num_updates
         first = num_updates if self.source_term == "previous_rollout" else 0
-
-        def source_weight(step: Any) -> Any:
-            return jnp.where(step >= first, within(step % num_updates), 0.0)
-
-        return source_weight
+        return restarting(self.schedule, num_updates, first)
 
     def _source(self, state: PPOState, current: Examples, key: jax.Array) -> Any:
         """The examples that source minibatches are drawn from, and their order."""

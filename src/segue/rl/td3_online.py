@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from segue.adapters.jax import never_smooths, smoothed_value_and_grad, traceable
-from segue.checks import check_count, check_positive, unknown_name
+from segue.adapters.jax import never_smooths, smoothed_value_and_grad
+from segue.checks import unknown_name
 from segue.rl.buffers import Transitions, unpack
 from segue.rl.environments import Box, Constants, EnvironmentSpec, reset
 from segue.rl.episodes import act, returns_of_episodes
+from segue.rl.iterated import IteratedLearner, check_start, restarting
 from segue.rl.ppo_settings import TaskChange
 from segue.rl.running_statistics import RunningStatistics, include, no_statistics, normalized
 from segue.rl.task_constants import TaskConstants
@@ -83,7 +84,7 @@ class _Given(NamedTuple):
     key: jax.Array
 
 
-class TD3:
+class TD3(IteratedLearner[TD3State]):
     """A TD3 learner; its methods are pure functions to be compiled and vmapped over seeds.
 
     Args:
@@ -147,10 +148,7 @@ class TD3:
         Raises:
             ValueError: If ``seed`` is negative or does not fit 32 bits, or the rate is not positive.
         """
-        if isinstance(seed, int) and check_count("seed", seed) >= 2**32:
-            raise ValueError(f"seed must be < 2**32, got {seed}")
-        if isinstance(learning_rate, int | float):
-            check_positive("learning_rate", learning_rate)
+        check_start(seed, learning_rate)
         settings = self.settings
         numbers = jnp.asarray(seed, jnp.uint32)
         key, starting = jax.random.split(jax.random.fold_in(jax.random.key(numbers), 1))
@@ -172,26 +170,6 @@ class TD3:
         statistics: Any = no_statistics(self.sizes[0]) if settings.normalize_observations else ()
         rate = jnp.asarray(learning_rate, jnp.float32)
         return TD3State(agent, former, rate, environments, rows, statistics, key)
-
-    def train(
-        self, state: TD3State, first_iteration: int | jax.Array, num_iterations: int
-    ) -> tuple[TD3State, dict[str, jax.Array]]:
-        """Run iterations; return the state after them and what each measured.
-
-        ``first_iteration`` counts from the start of training. ``num_iterations`` is static. Under
-        ``vmap`` over seeds leave the iteration unbatched (``in_axes=(0, None, None)``), so that the
-        source branch is still skipped.
-        """
-
-        def one(state: TD3State, iteration: jax.Array) -> tuple[TD3State, dict[str, jax.Array]]:
-            return self.iterate(state, iteration, self.constants_at(iteration))
-
-        iterations = jnp.asarray(first_iteration, jnp.int32) + jnp.arange(num_iterations)
-        return lax.scan(one, state, iterations)
-
-    def constants_at(self, iteration: int | jax.Array) -> Constants:
-        """Constants of the task at an iteration."""
-        return self._constants.at(iteration)
 
     def iterate(
         self, state: TD3State, iteration: jax.Array, constants: Constants
@@ -444,13 +422,9 @@ class TD3:
         """The schedule over all updates: it starts over in every phase that has something older."""
         if not self.smooths:
             return self.schedule
-        within, period = traceable(self.schedule), self.settings.period
+        period = self.settings.period
         first = period * (self.settings.lag if self.source_term == "lagged_targets" else 1)
-
-        def source_weight(step: Any) -> Any:
-            return jnp.where(step >= first, within(step % period), 0.0)
-
-        return source_weight
+        return restarting(self.schedule, period, first)
 
 
 _LOGGED = ("target_loss", "source_loss", "source_weight", "source_evaluated")

@@ -16,7 +16,15 @@ from segue import schedules
 from segue.checks import check_at_least_one, check_positive, check_share, unknown_name
 from segue.rl.ppo_settings import PPOSettings, SourceAdvantages, SourceTerm
 
-__all__ = ["METHODS", "SMOOTHING_SHARE", "MethodConfig", "Shape", "build_schedule", "make_method"]
+__all__ = [
+    "METHODS",
+    "SMOOTHING_SHARE",
+    "MethodConfig",
+    "RampConfig",
+    "Shape",
+    "build_schedule",
+    "make_method",
+]
 
 Shape = Literal["hard_switch", "linear", "constant", "constant_then_target"]
 SMOOTHING_SHARE = 0.5
@@ -36,7 +44,47 @@ def build_schedule(shape: Shape, num_steps: int, initial_weight: float) -> sched
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class RampConfig:
+    """The source weight of an arm over the updates from one switch to the next.
+
+    Attributes:
+        name: Name in tables.
+        shape: Source weight over these updates.
+        smoothing_share: Length of the ramp as a share of them.
+        initial_weight: λ at the first of them.
+        source_term: What the source is; ``nothing`` ramps the target's weight alone.
+    """
+
+    name: str
+    shape: Shape = "hard_switch"
+    smoothing_share: float = 0.0
+    initial_weight: float = 1.0
+    source_term: str = "nothing"
+
+    def __post_init__(self) -> None:
+        if self.shape not in get_args(Shape):
+            raise ValueError(unknown_name("shape", self.shape, get_args(Shape)))
+        check_share("smoothing_share", self.smoothing_share, 1.0)
+        check_share("initial_weight", self.initial_weight, 1.0)
+
+    def num_smoothing_steps(self, num_updates: int) -> int:
+        """K in updates: the share of so many, rounded up."""
+        return math.ceil(self.smoothing_share * num_updates)
+
+    def schedule(self, num_updates: int) -> schedules.Schedule:
+        """Source weight over so many updates."""
+        num_steps = self.num_smoothing_steps(num_updates)
+        return build_schedule(self.shape, num_steps, self.initial_weight)
+
+    def num_source_updates(self, num_updates: int) -> int:
+        """How many of so many updates evaluate a source batch."""
+        if self.shape == "hard_switch" or self.source_term == "nothing":
+            return 0
+        return num_updates if self.shape == "constant" else self.num_smoothing_steps(num_updates)
+
+
+@dataclass(frozen=True)
+class MethodConfig(RampConfig):
     """What an arm does within an iteration.
 
     Attributes:
@@ -51,20 +99,13 @@ class MethodConfig:
             steps in all there are as many times fewer iterations.
     """
 
-    name: str
-    shape: Shape = "hard_switch"
-    smoothing_share: float = 0.0
-    initial_weight: float = 1.0
     source_term: SourceTerm = "previous_rollout"
     source_advantages: SourceAdvantages = "stored"
     epochs_factor: float = 1.0
     rollout_factor: int = 1
 
     def __post_init__(self) -> None:
-        if self.shape not in get_args(Shape):
-            raise ValueError(unknown_name("shape", self.shape, get_args(Shape)))
-        check_share("smoothing_share", self.smoothing_share, 1.0)
-        check_share("initial_weight", self.initial_weight, 1.0)
+        super().__post_init__()
         check_positive("epochs_factor", self.epochs_factor)
         check_at_least_one("rollout_factor", self.rollout_factor)
 
@@ -85,21 +126,6 @@ class MethodConfig:
             num_epochs=int(num_epochs),
             num_rollout_steps=plain.num_rollout_steps * self.rollout_factor,
         )
-
-    def num_smoothing_steps(self, num_updates: int) -> int:
-        """K in updates of one iteration: the share of them, rounded up."""
-        return math.ceil(self.smoothing_share * num_updates)
-
-    def schedule(self, num_updates: int) -> schedules.Schedule:
-        """Source weight over an iteration of so many updates."""
-        num_steps = self.num_smoothing_steps(num_updates)
-        return build_schedule(self.shape, num_steps, self.initial_weight)
-
-    def num_source_updates(self, num_updates: int) -> int:
-        """Updates of an iteration that evaluate a source minibatch."""
-        if self.shape == "hard_switch" or self.source_term == "nothing":
-            return 0
-        return num_updates if self.shape == "constant" else self.num_smoothing_steps(num_updates)
 
 
 _HALF = SMOOTHING_SHARE

@@ -9,13 +9,11 @@ environment steps.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from segue import schedules
-from segue.checks import check_positive, check_share, unknown_name
-from segue.experiments.online_rl.methods import SMOOTHING_SHARE, Shape, build_schedule
+from segue.checks import check_positive, unknown_name
+from segue.experiments.online_rl.methods import SMOOTHING_SHARE, RampConfig
 from segue.rl.td3_online_settings import OnlineTD3Settings, TD3SourceTerm
 
 __all__ = ["TD3_METHODS", "TD3MethodConfig", "make_td3_method"]
@@ -24,7 +22,7 @@ Remedy = Literal["none", "averaged_targets", "whole_buffer"]
 
 
 @dataclass(frozen=True)
-class TD3MethodConfig:
+class TD3MethodConfig(RampConfig):
     """What an arm does within a phase.
 
     Attributes:
@@ -38,20 +36,15 @@ class TD3MethodConfig:
             update, or batches from the whole buffer.
     """
 
-    name: str
-    shape: Shape = "hard_switch"
-    smoothing_share: float = 0.0
-    initial_weight: float = 1.0
     source_term: TD3SourceTerm = "lagged_targets"
     updates_factor: float = 1.0
     remedy: Remedy = "none"
 
     def __post_init__(self) -> None:
-        for name, choices in (("shape", Shape), ("remedy", Remedy), ("source_term", TD3SourceTerm)):
+        super().__post_init__()
+        for name, choices in (("remedy", Remedy), ("source_term", TD3SourceTerm)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(unknown_name(name, getattr(self, name), get_args(choices)))
-        check_share("smoothing_share", self.smoothing_share, 1.0)
-        check_share("initial_weight", self.initial_weight, 1.0)
         check_positive("updates_factor", self.updates_factor)
 
     def settings(self, plain: OnlineTD3Settings) -> OnlineTD3Settings:
@@ -76,20 +69,6 @@ class TD3MethodConfig:
         if self.remedy == "whole_buffer":
             return dataclasses.replace(found, recent_share=1.0)
         return found
-
-    def num_smoothing_steps(self, period: int) -> int:
-        """K in updates of one phase: the share of them, rounded up."""
-        return math.ceil(self.smoothing_share * period)
-
-    def schedule(self, period: int) -> schedules.Schedule:
-        """Source weight over a phase of so many updates."""
-        return build_schedule(self.shape, self.num_smoothing_steps(period), self.initial_weight)
-
-    def num_source_updates(self, period: int) -> int:
-        """Updates of a phase that evaluate a source batch."""
-        if self.shape == "hard_switch" or self.source_term == "nothing":
-            return 0
-        return period if self.shape == "constant" else self.num_smoothing_steps(period)
 
 
 _HALF = SMOOTHING_SHARE
