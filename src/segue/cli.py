@@ -262,6 +262,7 @@ def report(
     /,
     *,
     out: Path = Path("report.html"),
+    pictures: Path | None = None,
     docs: bool = False,
     root: Path = Path(),
 ) -> None:
@@ -270,6 +271,7 @@ def report(
     Args:
         records: Run folders and Parquet files; every file in results/ if none is named.
         out: The page to write; its figures' data are written next to it.
+        pictures: Folder that `segue strip` wrote; its pictures are shown beside their shifts.
         docs: Rewrite the generated blocks of README.md and docs/ instead.
         root: Folder of the project whose docs are rewritten.
     """
@@ -285,7 +287,7 @@ def report(
         for path in update_docs(root, paths):
             console.print(f"wrote {path}", markup=False, highlight=False)
         return
-    _show(load_records(paths), out, console)
+    _show(load_records(paths), out, console, pictures)
 
 
 def cite() -> None:
@@ -393,12 +395,14 @@ def _dry_run(preset: Preset, console: Console) -> None:
         )
 
 
-def _show(records: Sequence[Record], page: Path, console: Console) -> None:
+def _show(
+    records: Sequence[Record], page: Path, console: Console, pictures: Path | None = None
+) -> None:
     """Print the tables and write the page."""
     from segue.report.console import console_tables
     from segue.report.page import write_report
 
     for table in console_tables(records):
         console.print(table)
-    written = write_report(records, page)
+    written = write_report(records, page, pictures=pictures)
     console.print(f"report: {written}", markup=False, highlight=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import dataclasses
+import io
 import json
 import math
 import re
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
 from segue.report.diagnosis import diagnosis_markdown, diagnosis_table, end_of_ramp
 from segue.report.docs import update_docs
@@ -409,3 +412,42 @@ def test_controls_are_what_the_treatment_is_compared_with() -> None:
     assert "+30.0 (30.0 to 30.0) ▲" in rows["hard switch"]
     assert "−20.0 (−20.0 to −20.0) ▼" in rows["more epochs"]
     assert rows["more epochs"].split("|")[2].strip() == "–"  # acrobot has no run of it
+
+
+def test_pictures_of_policies_stand_beside_their_shift_with_their_captions_as_text(
+    offline_records: list[Record], tmp_path: Path
+) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Description", 'at the switch: return "2,500"; at its lowest: 38')
+    image = Image.new("RGB", (8, 8), (1, 2, 3))
+    (tmp_path / "pictures").mkdir()
+    image.save(tmp_path / "pictures/walker2d-medium-seed3.png", pnginfo=text)
+    image.save(tmp_path / "pictures/walker2d-medium-seed3.webp", lossless=True)
+    page = tmp_path / "page.html"
+    write_report(offline_records, page, pictures=tmp_path / "pictures")
+    html = page.read_text(encoding="utf-8")
+    found = re.findall(r'<img src="data:(image/\w+);base64,([^"]+)" alt="([^"]*)"', html)
+    assert [kind for kind, _, _ in found] == ["image/png", "image/webp"]  # the strip first
+    assert found[0][2] == "at the switch: return &#34;2,500&#34;; at its lowest: 38"
+    with Image.open(io.BytesIO(base64.b64decode(found[0][1]))) as embedded:
+        assert embedded.getpixel((0, 0)) == (1, 2, 3)
+    before = html[: html.index("<img ")]
+    assert "<bdi>walker2d-medium</bdi>" in before[before.rindex("<summary>") :]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "found no picture in"),
+        ("strip.png", "must be named <shift>-seed<seed>, got strip.png"),
+        ("ant-medium-seed0.png", "unknown shift of a picture 'ant-medium'"),
+    ],
+)
+def test_pictures_that_belong_to_no_shift_are_refused_before_a_page_is_written(
+    offline_records: list[Record], tmp_path: Path, name: str | None, message: str
+) -> None:
+    if name is not None:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write_report(offline_records, tmp_path / "page.html", pictures=tmp_path)
+    assert not (tmp_path / "page.html").exists()

@@ -119,6 +119,7 @@ def test_a_strip_has_a_row_per_policy_and_says_where_an_episode_ended(
     assert pixels[1:17, 4:WIDTH].min() < 100.0  # a caption
     with Image.open(write_strip(tmp_path / "strip.png", panels)) as written:
         assert written.size[1] == image.size[1]
+        assert written.info["Description"] == "at the switch; at its lowest"
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp"])

@@ -21,6 +21,7 @@ from segue.report.listing import (
     provenance,
 )
 from segue.report.palette import KEYS
+from segue.report.pictures import Picture, find_pictures
 from segue.report.render import render_page
 from segue.report.score_sections import score_section
 from segue.report.score_study import ScoreVerdicts, judge_scores
@@ -47,6 +48,7 @@ def write_report(
     records: Iterable[Record],
     out: Path,
     *,
+    pictures: Path | None = None,
     rng_seed: int = 0,
     title: str = "Does easing into the new objective help?",
 ) -> Path:
@@ -55,6 +57,7 @@ def write_report(
     Args:
         records: Records of one or more families.
         out: The HTML file; its folder is made.
+        pictures: Folder that ``segue strip`` wrote, see :func:`segue.report.pictures.find_pictures`.
         rng_seed: Seed of the bootstrap intervals; equal records and seed give an equal page.
         title: Heading.
 
@@ -62,8 +65,12 @@ def write_report(
         ``out``.
     """
     out = Path(out)
+    study = build_study(records)
     page = _Page(rng_seed)
-    html = page.render(build_study(records), title)
+    if pictures is not None:
+        shifts = {shift for regime in study.shown for shift in regime.shifts}
+        page.pictures = find_pictures(pictures, shifts)
+    html = page.render(study, title)
     folder = out.parent / f"{out.stem}_data"
     folder.mkdir(parents=True, exist_ok=True)
     for file_name, text in page.files.items():
@@ -77,6 +84,7 @@ class _Page:
     """Collects the figures and files of one page while its sections are made."""
 
     rng_seed: int
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     judged: dict[int, RegimeVerdicts] = field(default_factory=dict)

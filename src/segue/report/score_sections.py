@@ -12,6 +12,7 @@ from segue.report.curve_figures import method_colours, shift_curves
 from segue.report.diagnosis import diagnosis_curves, diagnosis_table, end_of_ramp
 from segue.report.families import FAMILIES, Family, FamilyScore
 from segue.report.figures import Plot
+from segue.report.pictures import Picture
 from segue.report.pooled_figures import aggregate_iqms, probabilities
 from segue.report.score_study import ScoreVerdicts, seeds_of
 from segue.report.score_tables import ScoreTable, aggregate_table, switch_tables
@@ -29,6 +30,8 @@ __all__ = ["Page", "score_section"]
 
 class Page(Protocol):
     """Where figures and files of the page are collected."""
+
+    pictures: dict[str, list[Picture]]
 
     def add(self, plot: Plot | None, alt: str) -> dict[str, Any] | None:
         """Keep a figure; return what the template needs."""
@@ -66,6 +69,8 @@ def score_section(
                     f"Diagnosis: {name_of(shift)}",
                 ),
                 "moments": _plain(page, diagnosis_table(regime, shift), f"{prefix}moments_{shift}"),
+                # Of the first setting that has the shift; a file does not say which it is of.
+                "pictures": page.pictures.pop(shift, []),
             }
         )
     return {

@@ -150,9 +150,11 @@ def compose_strip(panels: Sequence[Panel], *, num_columns: int = 6) -> Image:
 
 
 def write_strip(path: Path, panels: Sequence[Panel], *, num_columns: int = 6) -> Path:
-    """Write :func:`compose_strip`'s image as PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    compose_strip(panels, num_columns=num_columns).save(buffer, format="PNG", optimize=True)
+    """Write :func:`compose_strip`'s image as PNG, whole or not at all; its captions also as text."""
+    buffer, text = io.BytesIO(), _pillow().PngImagePlugin.PngInfo()
+    text.add_text("Description", "; ".join(panel.caption for panel in panels))
+    image = compose_strip(panels, num_columns=num_columns)
+    image.save(buffer, format="PNG", optimize=True, pnginfo=text)
     write_atomically(path, buffer.getvalue())
     return path
 
@@ -248,6 +250,7 @@ def _pillow() -> Any:
         import PIL.Image
         import PIL.ImageDraw
         import PIL.ImageFont
+        import PIL.PngImagePlugin
     except ImportError as error:  # pragma: no cover - needs an environment without Pillow
         raise ImportError('pictures need Pillow: pip install "segue[rl]"') from error
     return PIL

@@ -20,8 +20,8 @@ __all__ = [
 
 Grid = Callable[[Sequence[Record]], list[RunConfig]]
 
-MEDIUM = ("hopper-medium", "halfcheetah-medium", "walker2d-medium")
-MEDIUM_REPLAY = ("hopper-medium-replay", "halfcheetah-medium-replay", "walker2d-medium-replay")
+MEDIUM = ("halfcheetah-medium", "walker2d-medium", "hopper-medium")
+MEDIUM_REPLAY = ("halfcheetah-medium-replay", "walker2d-medium-replay", "hopper-medium-replay")
 PRIMARY = ("hard_switch", "smoothing", "smoothing_floor", "constant_mix_throughout")
 """Arms of the verdicts, on ten seeds; nothing is tuned, so every seed is fresh."""
 COMPARED = (

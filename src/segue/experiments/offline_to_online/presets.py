@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 
 from segue.experiments.families import Phase, Preset
 from segue.experiments.offline_to_online.config import OfflineConfig, OnlineConfig
@@ -15,7 +16,7 @@ from segue.experiments.offline_to_online.grids import (
     REMEDIES,
     arms,
 )
-from segue.experiments.offline_to_online.setting import LARGE, QUICK, STANDARD
+from segue.experiments.offline_to_online.setting import LARGE, LONGER_OFFLINE, QUICK, STANDARD
 from segue.rl.data.policies import find_policies
 from segue.rl.td3 import TD3Config
 
@@ -55,13 +56,21 @@ def _preset(description: str, *phases: Phase) -> Preset:
     return Preset(description, phases, find_policies, _seconds_per_cost)
 
 
-_VERDICTS = (
-    Phase("verdicts, hopper and halfcheetah", arms(STANDARD, MEDIUM[:2], PRIMARY, range(10))),
-    Phase("verdicts, walker2d", arms(STANDARD, MEDIUM[2:], PRIMARY, range(10))),
-)
-_MEDIUM_ARMS = Phase("all arms, medium", arms(STANDARD, MEDIUM, COMPARED, range(5)))
-_REPLAY_ARMS = Phase("all arms, medium-replay", arms(STANDARD, MEDIUM_REPLAY, COMPARED, range(5)))
-_REMEDIES = Phase("remedies", arms(STANDARD, MEDIUM, REMEDIES, range(5)))
+def _by_shift(
+    name: str, shifts: Sequence[str], methods: Sequence[str], num_seeds: int
+) -> list[Phase]:
+    """A phase for each shift, so that a grid that is cut off has whole shifts."""
+    return [
+        Phase(f"{name}, {shift}", arms(STANDARD, (shift,), methods, range(num_seeds)))
+        for shift in shifts
+    ]
+
+
+_VERDICTS = _by_shift("verdicts", MEDIUM, PRIMARY, 10)
+_MEDIUM_ARMS = _by_shift("all arms", MEDIUM, COMPARED, 5)
+_REPLAY_ARMS = _by_shift("all arms", MEDIUM_REPLAY, COMPARED, 5)
+_REMEDIES = _by_shift("remedies", MEDIUM, REMEDIES, 5)
+_LONGER = Phase("longer offline", arms(LONGER_OFFLINE, MEDIUM[:1], PRIMARY, range(5)))
 
 PRESETS: dict[str, Preset] = {
     "quick": _preset(
@@ -71,14 +80,18 @@ PRESETS: dict[str, Preset] = {
     "standard": _preset(
         "three tasks, medium and medium-replay: verdicts on ten seeds, all arms on five",
         *_VERDICTS,
-        _MEDIUM_ARMS,
-        _REPLAY_ARMS,
-        _REMEDIES,
+        *_REMEDIES,
+        *_MEDIUM_ARMS,
+        *_REPLAY_ARMS,
+        _LONGER,
     ),
     "verdicts": _preset("three medium tasks: four arms, ten seeds", *_VERDICTS),
-    "arms": _preset("three medium tasks: all arms, five seeds", _MEDIUM_ARMS),
-    "medium-replay": _preset("three medium-replay tasks: all arms, five seeds", _REPLAY_ARMS),
-    "remedies": _preset("three medium tasks: what may remove the fall for good", _REMEDIES),
+    "arms": _preset("three medium tasks: all arms, five seeds", *_MEDIUM_ARMS),
+    "medium-replay": _preset("three medium-replay tasks: all arms, five seeds", *_REPLAY_ARMS),
+    "remedies": _preset("three medium tasks: what may remove the fall for good", *_REMEDIES),
+    "longer-offline": _preset(
+        "HalfCheetah: the primary arms after 200,000 offline updates, five seeds", _LONGER
+    ),
     "large": _preset(
         "HalfCheetah at 256 × 256: the primary arms, five seeds",
         Phase("large", arms(LARGE, ("halfcheetah-medium",), PRIMARY, range(5))),

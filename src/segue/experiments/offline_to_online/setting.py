@@ -87,5 +87,8 @@ STANDARD = Setting(
     num_smoothing_steps=10_000,
 )
 """64 × 64 networks, 40,000 environment steps, K a quarter of them."""
+LONGER_OFFLINE = replace(STANDARD, min_offline_updates=200_000, max_offline_updates=200_000)
+"""Critics go on learning long after the returns have stopped rising: the discount's horizon of 100 steps
+and a target update rate of 0.005 ask for many tens of thousands of updates before values are right."""
 LARGE = replace(STANDARD, learner=TD3Config(hidden_widths=(256, 256)))
 """The papers' networks."""

@@ -1,0 +1,74 @@
+"""Pictures of policies that ``segue strip`` wrote, embedded in the page beside their shift."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.checks import unknown_name
+
+__all__ = ["Picture", "find_pictures"]
+
+_KINDS = {".png": "image/png", ".gif": "image/gif", ".webp": "image/webp"}
+_NAME = re.compile(r"(?P<shift>.+)-seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image strip or an animation.
+
+    Attributes:
+        source: Data URI.
+        caption: What is seen.
+        alt: The text of the image.
+    """
+
+    source: str
+    caption: str
+    alt: str
+
+
+def find_pictures(folder: Path, shifts: Iterable[str]) -> dict[str, list[Picture]]:
+    """Return the pictures of each shift, named ``<shift>-seed<seed>`` with ending png, gif or webp.
+
+    Raises:
+        ValueError: If ``folder`` holds no such picture, or one of a shift that the records lack.
+    """
+    shifts = sorted(set(shifts))
+    paths = sorted((p for p in folder.glob("*") if p.suffix in _KINDS), key=_strips_first)
+    if not paths:
+        raise ValueError(
+            f"pictures must be a folder that `segue strip` wrote, found no picture in {folder}"
+        )
+    found: dict[str, list[Picture]] = {}
+    for path in paths:
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            raise ValueError(f"pictures must be named <shift>-seed<seed>, got {path.name}")
+        if match["shift"] not in shifts:
+            raise ValueError(unknown_name("shift of a picture", match["shift"], shifts))
+        found.setdefault(match["shift"], []).append(_picture(path, match["shift"], match["seed"]))
+    return found
+
+
+def _strips_first(path: Path) -> tuple[str, bool]:
+    return path.stem, path.suffix != ".png"
+
+
+def _picture(path: Path, shift: str, seed: str) -> Picture:
+    strip = path.suffix == ".png"
+    kind = "frames of one episode, a row per policy" if strip else "the same episodes, moving"
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    caption = f"{shift}, seed {seed}: {kind}"
+    return Picture(f"data:{_KINDS[path.suffix]};base64,{content}", caption, _alt(path) or caption)
+
+
+def _alt(path: Path) -> str:
+    """What is written above the rows of a strip, which its file holds as text as well."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return str(image.info.get("Description", ""))
