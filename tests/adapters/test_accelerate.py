@@ -24,7 +24,8 @@ pytest.importorskip("accelerate")
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from segue.adapters.accelerate import AcceleratedSmoothing, _check_accelerator
+from segue.adapters.accelerate import AcceleratedSmoothing
+from segue.adapters.accelerate.smoothing import _check_accelerator
 
 IGNORED = -100
 
@@ -329,13 +330,14 @@ def test_what_cannot_be_exact_is_refused(kind: str) -> None:
 
 def test_without_accelerate_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    monkeypatch.delitem(sys.modules, "segue.adapters.accelerate")
+    for part in ("", ".smoothing", ".window"):
+        monkeypatch.delitem(sys.modules, f"segue.adapters.accelerate{part}")
     with pytest.raises(ImportError, match=r'pip install "segue\[accelerate\]"'):
         import segue.adapters.accelerate  # noqa: F401
 
 
 def test_the_example_prints_both_arms() -> None:
-    example = Path(__file__).parents[2] / "examples" / "accelerate_loop.py"
+    example = Path(__file__).parents[2] / "examples" / "accelerate_ddp.py"
     done = subprocess.run(
         [sys.executable, str(example)], capture_output=True, text=True, check=True
     )

@@ -21,7 +21,7 @@ def run(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["plain_loop.py", "optax_loop.py", "accelerate_loop.py", "lightning_module.py"]
+    "name", ["plain_loop.py", "optax_loop.py", "accelerate_ddp.py", "lightning_module.py"]
 )
 def test_an_example_prints_both_arms(name: str) -> None:
     lines = [line for line in run(name) if "accuracy" in line]

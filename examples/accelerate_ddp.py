@@ -1,7 +1,7 @@
 """Fine-tune a classifier of digits 0-4 for digits 5-9 under Accelerate, with and without Segue.
 
-Run it with `python examples/accelerate_loop.py`, or on two processes with
-`accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py`.
+Run it with `python examples/accelerate_ddp.py`, or on two processes with
+`accelerate launch --cpu --num_processes 2 examples/accelerate_ddp.py`.
 """
 
 import torch
