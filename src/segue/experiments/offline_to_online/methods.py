@@ -126,6 +126,7 @@ _FLOOR = 0.3
 _WARMUP_ENV_STEPS = 5_000  # WSRL's
 _RANDOM_ENV_STEPS = 1_000
 _HALF = ScheduleConfig("constant", initial_weight=0.5)
+_ALL = ScheduleConfig("constant", initial_weight=1.0)
 _SCRATCH_START = {
     "initialization": "scratch",
     "num_random_env_steps": _RANDOM_ENV_STEPS,
@@ -148,6 +149,7 @@ METHODS: dict[str, Callable[[int], MethodConfig]] = {
         "share_anneal", batches="mixed", offline_share=_linear(k)
     ),
     "cloning_decay": lambda k: MethodConfig("cloning_decay", cloning_weight=_linear(k)),
+    "cloning_throughout": lambda k: MethodConfig("cloning_throughout", cloning_weight=_ALL),
     "policy_warmup": lambda k: MethodConfig(
         "policy_warmup", num_env_steps_before_updates=_WARMUP_ENV_STEPS
     ),

@@ -67,10 +67,10 @@ def _by_shift(
 
 
 _VERDICTS = _by_shift("verdicts", MEDIUM, PRIMARY, 10)
-_MEDIUM_ARMS = _by_shift("all arms", MEDIUM, COMPARED, 5)
-_REPLAY_ARMS = _by_shift("all arms", MEDIUM_REPLAY, COMPARED, 5)
-_REMEDIES = _by_shift("remedies", MEDIUM, REMEDIES, 5)
-_LONGER = Phase("longer offline", arms(LONGER_OFFLINE, MEDIUM[:1], PRIMARY, range(5)))
+_MEDIUM_ARMS = _by_shift("all arms", MEDIUM, COMPARED, 6)
+_REPLAY_ARMS = _by_shift("all arms", MEDIUM_REPLAY, COMPARED, 6)
+_REMEDIES = _by_shift("remedies", MEDIUM, REMEDIES, 6)
+_LONGER = Phase("longer offline", arms(LONGER_OFFLINE, MEDIUM[:1], PRIMARY, range(6)))
 
 PRESETS: dict[str, Preset] = {
     "quick": _preset(
@@ -78,7 +78,7 @@ PRESETS: dict[str, Preset] = {
         Phase("quick", arms(QUICK, ("halfcheetah-medium",), _QUICK_ARMS, range(2))),
     ),
     "standard": _preset(
-        "three tasks, medium and medium-replay: verdicts on ten seeds, all arms on five",
+        "three tasks, medium and medium-replay: verdicts on ten seeds, all arms on six",
         *_VERDICTS,
         *_REMEDIES,
         *_MEDIUM_ARMS,
@@ -86,15 +86,15 @@ PRESETS: dict[str, Preset] = {
         _LONGER,
     ),
     "verdicts": _preset("three medium tasks: four arms, ten seeds", *_VERDICTS),
-    "arms": _preset("three medium tasks: all arms, five seeds", *_MEDIUM_ARMS),
-    "medium-replay": _preset("three medium-replay tasks: all arms, five seeds", *_REPLAY_ARMS),
+    "arms": _preset("three medium tasks: all arms, six seeds", *_MEDIUM_ARMS),
+    "medium-replay": _preset("three medium-replay tasks: all arms, six seeds", *_REPLAY_ARMS),
     "remedies": _preset("three medium tasks: what may remove the fall for good", *_REMEDIES),
     "longer-offline": _preset(
-        "HalfCheetah: the primary arms after 200,000 offline updates, five seeds", _LONGER
+        "HalfCheetah: the primary arms after 200,000 offline updates, six seeds", _LONGER
     ),
     "large": _preset(
-        "HalfCheetah at 256 × 256: the primary arms, five seeds",
-        Phase("large", arms(LARGE, ("halfcheetah-medium",), PRIMARY, range(5))),
+        "HalfCheetah at 256 × 256: the primary arms, six seeds",
+        Phase("large", arms(LARGE, ("halfcheetah-medium",), PRIMARY, range(6))),
     ),
 }
 """Presets by name."""
