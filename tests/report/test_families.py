@@ -346,7 +346,12 @@ def test_blocks_of_the_docs_hold_these_tables(
     assert "hard switch" not in diagnosis
 
 
-def vision(make: Make, num_examples: int, scales: dict[str, float]) -> list[Record]:
+def vision(
+    make: Make,
+    num_examples: int,
+    scales: dict[str, float],
+    class_names: str | None = '["dog", "<b>horse"]',
+) -> list[Record]:
     """Hard switch and two smoothing methods on two shifts; the scale of one is tuned shift by shift."""
     records = []
     for shift in ("blur", "contrast"):
@@ -364,6 +369,7 @@ def vision(make: Make, num_examples: int, scales: dict[str, float]) -> list[Reco
                 records.append(
                     dataclasses.replace(
                         record, family="vision", config=config, curves=curves,
+                        metrics={**record.metrics, "class_names": class_names},
                         run_id=f"v{num_examples}-{record.run_id}",
                     )
                 )  # fmt: skip
@@ -388,10 +394,21 @@ def test_vision_shows_confusion_and_accuracy_over_examples(
     shown = maps[0]["z"]
     assert len(maps) == 2 * 2 * 2  # two methods, shifts and numbers of examples
     assert [[round(v) for v in row] for row in shown] == [[80, 20], [10, 90]]
+    assert maps[0]["x"] == maps[0]["y"] == ["dog", "&lt;b&gt;horse"]
     assert "Accuracy against the number of target examples" in text
     rows = data["files"]["accuracy_by_examples.csv"].splitlines()
     assert len(rows) == 1 + 2 * 2
     assert all(math.isfinite(float(row.split(",")[2])) for row in rows[1:])
+
+
+@pytest.mark.parametrize("names", [None, "[", "7", '["dog"]', '["dog", "dog"]', "[[], {}]"])
+def test_classes_that_no_record_names_are_numbered(
+    tmp_path: Path, make_record: Make, names: str | None
+) -> None:
+    records = vision(make_record, 100, {"blur": 1.0, "contrast": 1.0}, names)
+    _, data = content(write_report(records, tmp_path / "v.html"))
+    maps = [t for f in data["figures"].values() for t in f["data"] if t["type"] == "heatmap"]
+    assert maps[0]["x"] == (["[]", "{}"] if names == "[[], {}]" else ["0", "1"])
 
 
 def test_the_page_without_vision_has_neither(family_pages: dict[str, Path]) -> None:

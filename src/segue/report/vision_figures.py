@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +52,7 @@ def confusions(regime: Regime, shift: str, *, name: str) -> Plot | None:
     sheet: list[tuple[Any, ...]] = []
     for i, (method, rows) in enumerate(found):
         axis = "" if i == 0 else str(i + 1)
-        classes = [str(c) for c in range(len(rows))]
+        classes = _class_names(regime, shift, len(rows))
         figure.add_trace(
             go.Heatmap(
                 z=rows, x=classes, y=classes, zmin=0, zmax=100, showscale=False,
@@ -75,7 +76,7 @@ def confusions(regime: Regime, shift: str, *, name: str) -> Plot | None:
             y=1.0, yanchor="bottom", font={"color": INK, "size": 13},
         )  # fmt: skip
         sheet += [
-            (method, true, predicted, share / 100.0)
+            (method, classes[true], classes[predicted], share / 100.0)
             for true, row in enumerate(rows)
             for predicted, share in enumerate(row)
             if share is not None
@@ -83,12 +84,21 @@ def confusions(regime: Regime, shift: str, *, name: str) -> Plot | None:
     style_axes(figure)
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False)
-    caption = (
-        "Confusion on the target's test images: % of each true class, mean over seeds. Classes are "
-        "numbered in the order of the data set."
-    )
+    caption = "Confusion on the target's test images: % of each true class, mean over seeds."
     columns = ("method", "true_class", "predicted_class", "share_of_true_class")
     return Plot(figure, caption, Sheet(name, columns, tuple(sheet)))
+
+
+def _class_names(regime: Regime, shift: str, num_classes: int) -> list[str]:
+    """Names in the order of the labels; numbers where no record names as many, all different."""
+    for record in regime.of(shift, str(regime.hard_switch)):
+        try:
+            names = json.loads(record.metrics.get("class_names") or "[]")
+        except (TypeError, ValueError):
+            continue
+        if isinstance(names, list) and len({str(name) for name in names}) == num_classes:
+            return [label(str(name), 20) for name in names]
+    return [str(number) for number in range(num_classes)]
 
 
 def _confusion(regime: Regime, shift: str, method: str) -> list[list[float | None]] | None:

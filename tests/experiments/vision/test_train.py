@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,6 +62,7 @@ def test_every_method_trains(method: str, run: Any, run_config: Make) -> None:
     assert set(result.curves["target_accuracy"]["step"]) == {0, 1, 2, 3, 5, 10}
     assert metrics["lowest_target_accuracy"] <= metrics["target_accuracy"] + 1e-9
     assert sum(result.curves["target_confusion"]["value"]) == 24
+    assert len(json.loads(metrics["class_names"])) == 3
     ramp = config.method.schedule.shape == "linear"
     assert result.curves["source_weight"]["value"][0] == (
         1.0 if ramp else config.method.schedule.initial_weight * (method == "constant_mix")

@@ -86,6 +86,7 @@ class AdaptationTask:
             domain, whose labels the caller takes from the checkpoint.
         target_train: The target's training set.
         target_test: Held-out target images of the configured split.
+        classes: Names of the target's classes; the label is the position.
         fingerprint: SHA-256 of the data.
     """
 
@@ -93,6 +94,7 @@ class AdaptationTask:
     source_test: Examples
     target_train: Examples
     target_test: Examples
+    classes: tuple[str, ...]
     fingerprint: str
 
 
@@ -207,6 +209,7 @@ def load_adaptation(
         _evaluated(source_test),
         target.subset(chosen),
         _evaluated(held_out),
+        loader.lists[0].classes,
         loader.fingerprint,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -268,7 +269,9 @@ class _Adaptation:
         source = self._evaluate_source()
         train = evaluate(self.model, self.task.target_train, self.device)
         accuracies = self.curves.points["target_accuracy"]["value"]
+        class_names: str | None = None
         if len(target.confusion) <= _MAX_CONFUSED:
+            class_names = json.dumps(self.task.classes)
             for cell, count in enumerate(target.confusion.flatten().tolist()):
                 self.curves.add("target_confusion", cell, count)
         return RunResult(
@@ -286,6 +289,7 @@ class _Adaptation:
                 "num_target_examples_used": self.counts["target"],
                 "num_teacher_examples": self.counts["teacher"],
                 "num_head_only_examples": self.counts["head_only"],
+                "class_names": class_names,
             },
             curves=self.curves.points,
             artifact=None,
