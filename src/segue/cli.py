@@ -1,4 +1,4 @@
-"""The command line: ``segue demo | run | data | strip | status | report | cite``."""
+"""The command line: ``segue demo | run | data | strip | samples | respond | judge | status | report | cite``."""
 
 from __future__ import annotations
 
@@ -43,12 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import tyro
     except ImportError:
         sys.exit('the command line needs tyro: pip install "segue[experiments]"')
+    from segue.cli_judge import judge, respond
+    from segue.cli_pictures import samples, strip
+
     _arguments[:] = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Callable[..., Any]] = {
         "demo": demo,
         "run": run,
         "data": data,
         "strip": strip,
+        "samples": samples,
+        "respond": respond,
+        "judge": judge,
         "status": status,
         "report": report,
         "cite": cite,
@@ -112,9 +118,9 @@ def run(
         preset: Preset of the family; --dry-run lists what it would run. Of supervised: demo, quick,
             short, long, standard, sequence, other-methods, other-methods-long, paper, and ablate-k,
             -schedule, -bank, -optimizer, -norm, -target-examples, -few-examples. Of language: quick,
-            standard, other-methods, paper. Of online_rl: quick, changing, standard. Of
-            offline_to_online: quick, standard, verdicts, arms, medium-replay, remedies, large. Of
-            vision: quick, standard, verdicts, no-source, batch-norm, paper.
+            standard, other-methods, judged, paper. Of online_rl: quick, changing, ppo, td3, brax,
+            standard. Of offline_to_online: quick, standard, verdicts, arms, medium-replay, remedies,
+            longer-offline, large. Of vision: quick, standard, verdicts, no-source, batch-norm, paper.
         data: Data folder (else the environment variable SEGUE_DATA), or hub.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with
@@ -185,43 +191,6 @@ def data(
         console.print(f"wrote {name}", markup=False, highlight=False)
 
 
-def strip(
-    family: Literal["offline_to_online"],
-    /,
-    *,
-    shift: str,
-    methods: tuple[str, ...] = ("hard_switch", "smoothing"),
-    seed: int = 0,
-    preset: str = "verdicts",
-    runs: Path = Path("runs"),
-    data: str | None = None,
-    out: Path = Path("pictures"),
-    animation: Literal["gif", "webp"] = "gif",
-) -> None:
-    """Picture policies at the switch, at their lowest and at the end, by running them once more.
-
-    Args:
-        family: The family whose policies can be looked at.
-        shift: Such as halfcheetah-medium.
-        methods: Methods of the preset, a row of pictures each.
-        seed: Seed of the runs.
-        preset: Preset that the runs were made with.
-        runs: Folder that `segue run` wrote: it holds the offline agents and the records.
-        data: Data folder (else the environment variable SEGUE_DATA), if the data set is not cached.
-        out: Folder for the pictures.
-        animation: Format of the animation beside the strip.
-    """
-    from segue.experiments.offline_to_online.strip import find_runs, write_pictures
-    from segue.runs.context import Store
-
-    configs, root = find_runs(preset, shift, methods, seed), data or os.environ.get("SEGUE_DATA")
-    console = _console()
-    with console.status(f"running {', '.join(methods)} once more"):
-        written = write_pictures(configs, Store(runs), out, root, animation=animation)
-    for path in written:
-        console.print(f"wrote {path}", markup=False, highlight=False)
-
-
 def status(*, out: Path = Path("runs")) -> None:
     """Show what is done, failed and cut off in a run folder.
 
@@ -271,7 +240,8 @@ def report(
     Args:
         records: Run folders and Parquet files; every file in results/ if none is named.
         out: The page to write; its figures' data are written next to it.
-        pictures: Folder that `segue strip` wrote; its pictures are shown beside their shifts.
+        pictures: Folder that `segue strip` or `segue samples` wrote; they are shown beside their
+            shifts.
         docs: Rewrite the generated blocks of README.md and docs/ instead.
         root: Folder of the project whose docs are rewritten.
     """

@@ -45,6 +45,7 @@ def accuracy_section(
                 "strips": [_strip(row.values, rows[shift]) for row in rows[shift]],
                 "chosen": name_of(chosen[shift]) if shift in chosen else None,
                 "plot": page.add(curves, f"Curves after the switch: {name_of(shift)}"),
+                "pictures": page.pictures.pop(shift, []),
                 "confusion": page.add(
                     confusions(regime, shift, name=f"{prefix}confusion_{shift}"),
                     f"Confusion on the target: {name_of(shift)}",

@@ -1,4 +1,4 @@
-"""Pictures of policies that ``segue strip`` wrote, embedded in the page beside their shift."""
+"""Pictures that ``segue strip`` and ``segue samples`` wrote, embedded in the page beside their shift."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def find_pictures(folder: Path, shifts: Iterable[str]) -> dict[str, list[Picture
     paths = sorted((p for p in folder.glob("*") if p.suffix in _KINDS), key=_strips_first)
     if not paths:
         raise ValueError(
-            f"pictures must be a folder that `segue strip` wrote, found no picture in {folder}"
+            "pictures must be a folder that `segue strip` or `segue samples` wrote, found no picture "
+            f"in {folder}"
         )
     found: dict[str, list[Picture]] = {}
     for path in paths:
@@ -59,16 +60,12 @@ def _strips_first(path: Path) -> tuple[str, bool]:
 
 
 def _picture(path: Path, shift: str, seed: str) -> Picture:
-    strip = path.suffix == ".png"
-    kind = "frames of one episode, a row per policy" if strip else "the same episodes, moving"
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
-    caption = f"{shift}, seed {seed}: {kind}"
-    return Picture(f"data:{_KINDS[path.suffix]};base64,{content}", caption, _alt(path) or caption)
-
-
-def _alt(path: Path) -> str:
-    """What is written above the rows of a strip, which its file holds as text as well."""
+    """What a PNG shows stands in it as text: a title, and a description for who cannot see it."""
     from PIL import Image
 
     with Image.open(path) as image:
-        return str(image.info.get("Description", ""))
+        title = str(image.info.get("Title", "the same episodes, moving"))
+        alt = str(image.info.get("Description", ""))
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    caption = f"{shift}, seed {seed}: {title}"
+    return Picture(f"data:{_KINDS[path.suffix]};base64,{content}", caption, alt or caption)

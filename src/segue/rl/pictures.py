@@ -152,8 +152,9 @@ def compose_strip(panels: Sequence[Panel], *, num_columns: int = 6) -> Image:
 def write_strip(path: Path, panels: Sequence[Panel], *, num_columns: int = 6) -> Path:
     """Write :func:`compose_strip`'s image as PNG, whole or not at all; its captions also as text."""
     buffer, text = io.BytesIO(), _pillow().PngImagePlugin.PngInfo()
+    text.add_text("Title", "frames of one episode, a row per policy")
     text.add_text("Description", "; ".join(panel.caption for panel in panels))
-    image = compose_strip(panels, num_columns=num_columns)
+    image = compose_strip(panels, num_columns=num_columns).quantize(256)  # a third of the size
     image.save(buffer, format="PNG", optimize=True, pnginfo=text)
     write_atomically(path, buffer.getvalue())
     return path

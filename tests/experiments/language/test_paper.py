@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from segue.batches import hash_content
+from segue.experiments.language.answering import (
+    held_out_prompts,
+    kept_runs,
+    load_run,
+    name_of_run,
+)
 from segue.experiments.language.config import OptimizerConfig
+from segue.experiments.language.loop import weights_of
 from segue.experiments.language.methods import make_method
 from segue.experiments.language.models import ModelConfig, build_model
 from segue.experiments.language.paper import (
@@ -28,7 +35,10 @@ from segue.experiments.language.paper import (
 from segue.experiments.language.paper_run import load_paper_task, segments
 from segue.experiments.language.presets import PRESETS
 from segue.experiments.language.tokens import IGNORED, train_tokenizer
+from segue.judge.generation import write_responses
 from segue.runs.context import RunContext, Store
+from segue.runs.execution import execute
+from segue.runs.records import load_records
 
 REVISION = KNOWN_REVISIONS[0]
 OTHERS = "step100000-tokens419B,step738020-tokens3095B"
@@ -214,3 +224,29 @@ def test_too_few_sequences_are_refused_before_training(folder: Path) -> None:
 
 def test_memory_grows_with_the_micro_batch_and_starts_above_the_states() -> None:
     assert memory_gib(8, 2048) > memory_gib(4, 2048) > 16 * 1.17e9 / 2**30
+
+
+@pytest.mark.parametrize(
+    ("target", "prompt", "stop"),
+    [
+        ("anthropic_hh", "Human: how is 0?\n\nAssistant:", "\n\nHuman:"),
+        ("tulu_v1", "<|user|>\nwhat is 0\n<|assistant|>\n", "<|user|>"),
+    ],
+)
+def test_a_run_answers_held_out_prompts_with_the_weights_it_kept(
+    target: str, prompt: str, stop: str, folder: Path, tmp_path: Path
+) -> None:
+    config = small(target, repository=str(folder / "repository"), length=64)
+    execute([config], tmp_path, num_workers=0, data_root=str(folder))
+    (record,) = kept_runs(load_records(tmp_path))
+    assert name_of_run(record) == f"{target}-{REVISION}-smoothing-lr0.001-seed0-{record.run_id[:8]}"
+    responder = load_run(record, tmp_path)
+    assert stop in responder.stops
+    rounded = {n: w.bfloat16() for n, w in weights_of(responder.model).items()}
+    assert hash_content(rounded) == record.artifacts["artifact"]["sha256"]
+    prompts = held_out_prompts(record, responder, str(folder), num_prompts=3)
+    assert prompts[0] == prompt
+    assert "is 20" in prompts[1]  # each twentieth row is held out
+    found = write_responses(responder, prompts, tmp_path / "r.jsonl", max_new_tokens=8)
+    assert found.target == target
+    assert len(found.by_prompt) == 3

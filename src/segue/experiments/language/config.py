@@ -141,6 +141,7 @@ class FineTuningConfig:
         num_curve_examples: Held-out sequences per point of the curves.
         num_test_examples: Held-out sequences behind the final metrics, at most.
         num_generated_answers: Problems answered at the end of a test run, for exact match.
+        keep_weights: Keep the final weights as an artifact, for the judge.
     """
 
     shift: ShiftConfig
@@ -157,6 +158,7 @@ class FineTuningConfig:
     num_curve_examples: int = 24
     num_test_examples: int = 128
     num_generated_answers: int = 32
+    keep_weights: bool = field(default=False, metadata={"omit_default": True})
 
     family: ClassVar[str] = "language"
     kind: ClassVar[str] = "target"

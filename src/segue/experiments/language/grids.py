@@ -14,8 +14,8 @@ from segue.runs.grid import RunConfig
 from segue.runs.records import Record
 
 __all__ = [
-    "COMPARED", "FRESH_SEEDS", "LEARNING_RATES", "OTHER_METHODS", "TUNING_SEEDS", "Grid",
-    "chosen_rates", "equal_compute", "one_rate", "tuning", "verdicts",
+    "COMPARED", "FRESH_SEEDS", "JUDGED_METHODS", "LEARNING_RATES", "OTHER_METHODS", "TUNING_SEEDS", "Grid",
+    "chosen_rates", "equal_compute", "judged", "one_rate", "tuning", "verdicts",
 ]  # fmt: skip
 
 FRESH_SEEDS = tuple(range(10))
@@ -26,6 +26,8 @@ LEARNING_RATES = (1e-3, 2.5e-3, 6e-3, 1.5e-2)
 COMPARED = ("hard_switch", "smoothing", "constant_replay")
 """Methods of the standard preset, at every budget."""
 OTHER_METHODS = tuple(name for name in METHODS if name not in COMPARED)
+JUDGED_METHODS = ("hard_switch", "smoothing")
+"""Methods whose answers are compared by the judge: the first is the reference."""
 Grid = Callable[[Sequence[Record]], list[RunConfig]]
 """Runs, given the records of the phases before."""
 Cell = tuple[str, int, str]
@@ -42,6 +44,16 @@ def one_rate(
     """All methods on all targets, budgets and seeds, at one learning rate."""
     cells = _cells(setting, setting.budgets, tuple(methods))
     return [setting.fine_tuning(*cell, seed, learning_rate) for seed in seeds for cell in cells]
+
+
+def judged(setting: Setting, target: str, learning_rate: float) -> list[RunConfig]:
+    """A hard switch and smoothing of one seed that keep their weights, to answer prompts with."""
+    return [
+        setting.fine_tuning(
+            target, setting.budgets[-1], method, FRESH_SEEDS[0], learning_rate, keep_weights=True
+        )
+        for method in JUDGED_METHODS
+    ]
 
 
 def tuning(setting: Setting, budgets: Sequence[int], methods: Sequence[str] = COMPARED) -> Grid:

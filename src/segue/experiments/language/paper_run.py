@@ -22,9 +22,10 @@ from segue.experiments.language.tokens import IGNORED, TokenSet
 if TYPE_CHECKING:
     from segue.runs.execution import RunContext, RunResult
 
-__all__ = ["fine_tune_revision", "load_paper_task", "segments"]
+__all__ = ["HELD_OUT_EVERY", "fine_tune_revision", "load_paper_task", "rows_of", "segments"]
 
-_HELD_OUT_EVERY = 20  # each twentieth row is for tests only
+HELD_OUT_EVERY = 20
+"""Each twentieth row is for tests only."""
 _CHECKPOINT_SECONDS = 1800.0  # a checkpoint has 14 GB
 _HUB = {
     "anthropic_hh": {"path": "Anthropic/hh-rlhf", "split": "train"},
@@ -78,9 +79,9 @@ def load_paper_task(config: PaperConfig, tokenizer: Any, data_root: str | None) 
     target = config.shift.name
     needed = config.num_target_steps * config.batch_size
     source_train, source_test = _pack(
-        _rows("source", data_root), "source", tokenizer, config, bank, must_fill=True
+        rows_of("source", data_root), "source", tokenizer, config, bank, must_fill=True
     )
-    target_train, target_test = _pack(_rows(target, data_root), target, tokenizer, config, needed)
+    target_train, target_test = _pack(rows_of(target, data_root), target, tokenizer, config, needed)
     parts = {"train": target_train, "validation": target_test, "test": target_test}
     return Task(
         source={"train": source_train, "test": source_test},
@@ -93,8 +94,8 @@ def load_paper_task(config: PaperConfig, tokenizer: Any, data_root: str | None) 
     )
 
 
-def _rows(name: str, data_root: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows with where they stand, for errors."""
+def rows_of(name: str, data_root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a text of the preset, each with where it stands, for errors."""
     if data_root == "hub":
         with needed("datasets"):
             from datasets import load_dataset
@@ -151,7 +152,7 @@ def _pack(
     labels: dict[str, list[int]] = {"train": [], "test": []}
     end = tokenizer.eos_token_id
     for number, (where, row) in enumerate(rows):
-        part = "test" if number % _HELD_OUT_EVERY == 0 else "train"
+        part = "test" if number % HELD_OUT_EVERY == 0 else "train"
         if all(len(tokens[p]) >= wanted[p] for p in wanted):
             break
         if len(tokens[part]) >= wanted[part]:

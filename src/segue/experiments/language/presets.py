@@ -11,6 +11,7 @@ from segue.experiments.language.grids import (
     COMPARED,
     OTHER_METHODS,
     equal_compute,
+    judged,
     one_rate,
     tuning,
     verdicts,
@@ -18,7 +19,7 @@ from segue.experiments.language.grids import (
 from segue.experiments.language.loop import seconds_per_sequence
 from segue.experiments.language.models import ModelConfig, build_model
 from segue.experiments.language.paper import check_paper, paper_grid, paper_plan
-from segue.experiments.language.setting import QUICK, STANDARD
+from segue.experiments.language.setting import JUDGED, QUICK, STANDARD
 
 __all__ = ["PRESETS"]
 
@@ -59,6 +60,13 @@ PRESETS: dict[str, Preset] = {
             Phase("tuning", tuning(STANDARD, _TWO_BUDGETS, OTHER_METHODS)),
             Phase("other methods", verdicts(STANDARD, _TWO_BUDGETS, OTHER_METHODS)),
         ),
+        check_data,
+        _seconds_per_cost,
+    ),
+    "judged": Preset(
+        "tiny OLMo on GSM8K as instructions: hard switch and smoothing, one seed; their weights are kept "
+        "to answer prompts with",
+        (Phase("judged", lambda records: judged(JUDGED, "gsm8k_instructions", 2.5e-3)),),
         check_data,
         _seconds_per_cost,
     ),

@@ -14,7 +14,7 @@ from segue.experiments.language.config import (
 from segue.experiments.language.methods import MethodConfig, make_method
 from segue.experiments.language.models import ModelConfig
 
-__all__ = ["QUICK", "STANDARD", "Setting"]
+__all__ = ["JUDGED", "QUICK", "STANDARD", "Setting"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,5 @@ STANDARD = Setting(
 """Budgets of 1/8 to 8 passes over the source text (a pass is 258 steps of 16 sequences of 192
 tokens), each twice the one before; K is a quarter of the fine-tuning."""
 QUICK = replace(STANDARD, budgets=(32, 129), num_target_steps=24, num_smoothing_steps=6)
+JUDGED = replace(STANDARD, budgets=(258,))
+"""One pass over the source text: whose answers are compared by the judge."""

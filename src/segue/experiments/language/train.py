@@ -126,4 +126,8 @@ def fine_tune(config: FineTuningConfig, context: RunContext) -> RunResult:
     run = FineTuning(config, task, model, context.device)
     result = run.execute(context)
     num_tokens = config.source.num_tokens(config.num_pretraining_steps)
-    return replace(result, metrics={**result.metrics, "num_pretraining_tokens": num_tokens})
+    return replace(
+        result,
+        metrics={**result.metrics, "num_pretraining_tokens": num_tokens},
+        artifact=weights_of(run.model) if config.keep_weights else None,
+    )
