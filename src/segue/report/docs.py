@@ -3,7 +3,7 @@
 A block stands between ``<!-- segue:begin NAME -->`` and ``<!-- segue:end NAME -->``, each on a line of
 its own. ``segue report --docs`` rewrites the text between them. After the name there may be conditions
 on the configuration, such as ``results source.dataset=digits num_target_steps=160``: then only runs at
-which they hold are looked at.
+which they hold are looked at. ``method.name=hard_switch|smoothing`` holds at either value.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _at(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
             continue
         budget_counts = not is_tuning(record)
         if all(
-            str(lookup(record.config, path)) == value
+            str(lookup(record.config, path)) in value.split("|")
             for path, value in wanted
             if path != "family"
             if budget_counts or path not in BUDGET

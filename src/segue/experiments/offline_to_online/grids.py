@@ -42,6 +42,7 @@ COMPARED = (
 )
 """Arms of the whole comparison."""
 REMEDIES = (
+    "offline_throughout",
     "cloning_throughout",
     "reset_optimizers",
     "hard_switch_layer_norm",

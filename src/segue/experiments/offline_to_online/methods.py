@@ -141,6 +141,7 @@ METHODS: dict[str, Callable[[int], MethodConfig]] = {
     "smoothing_floor": lambda k: MethodConfig("smoothing_floor", _linear(k, _FLOOR)),
     "smoothing_actor": lambda k: MethodConfig("smoothing_actor", _linear(k), smooth_critic=False),
     "constant_mix_throughout": lambda k: MethodConfig("constant_mix_throughout", _HALF),
+    "offline_throughout": lambda k: MethodConfig("offline_throughout", _ALL),
     "target_ramp": lambda k: MethodConfig("target_ramp", _linear(k), source_term="nothing"),
     "balanced_batches": lambda k: MethodConfig(
         "balanced_batches", batches="mixed", offline_share=_HALF
