@@ -21,7 +21,7 @@ def test_verdicts_have_ten_seeds_and_every_arm_has_enough_for_one() -> None:
     for config in configs("verdicts"):
         assert config.method.name in PRIMARY
     assert {config.seed for config in configs("verdicts")} == set(range(10))
-    assert {config.seed for config in configs("arms")} == set(range(6))  # 5 never decide
+    assert {config.seed for config in configs("arms")} == set(range(7))
     known = {run_id(config) for config in configs("verdicts")}
     shared = [c for c in configs("arms") if c.method.name in PRIMARY]
     assert {run_id(config) for config in shared} <= known  # run once
@@ -35,9 +35,9 @@ def test_online_training_is_three_ramps_past_the_ramp() -> None:
 
 def test_arms_of_a_seed_share_the_offline_agent() -> None:
     sources = [c for c in expand(configs("arms")) if c.kind == "source"]
-    assert len(sources) == 3 * 6
+    assert len(sources) == 3 * 7
     with_norm = [c for c in expand(configs("remedies")) if c.kind == "source"]
-    assert len(with_norm) == 2 * 3 * 6  # critics with and without LayerNorm
+    assert len(with_norm) == 2 * 3 * 7  # critics with and without LayerNorm
 
 
 def test_a_longer_offline_phase_changes_nothing_but_the_offline_agent() -> None:
