@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "check_at_least_one",
@@ -14,6 +15,7 @@ __all__ = [
     "check_positive",
     "check_share",
     "check_source_weight",
+    "needed",
     "unknown_name",
 ]
 
@@ -93,6 +95,19 @@ def _number(value: object) -> float | None:
         return float(value)
     except (TypeError, ValueError, RuntimeError):  # an array of several numbers
         return None
+
+
+@contextmanager
+def needed(user: str, package: str, extra: str) -> Iterator[None]:
+    """Say which extra to install if an import in this block fails.
+
+    Raises:
+        ImportError: In the words "``user`` needs ``package``".
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f'{user} needs {package}: pip install "segue[{extra}]"') from error
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

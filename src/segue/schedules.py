@@ -371,6 +371,23 @@ def horizon(schedule: Schedule) -> int | None:
     return None if value is None else int(value)
 
 
+def check_horizon(schedule: Schedule, most: int, what: str) -> int | None:
+    """Return the horizon of a schedule that must fit into ``most`` steps, ``what`` in words.
+
+    Raises:
+        ValueError: If the schedule reaches 0 only after them.
+
+    >>> check_horizon(linear_decay(10), 8, "the updates of an iteration (8)")
+    Traceback (most recent call last):
+        ...
+    ValueError: num_smoothing_steps must be <= the updates of an iteration (8), got 10
+    """
+    num_smoothing_steps = horizon(schedule)
+    if num_smoothing_steps is not None and num_smoothing_steps > most:
+        raise ValueError(f"num_smoothing_steps must be <= {what}, got {num_smoothing_steps}")
+    return num_smoothing_steps
+
+
 def describe(schedule: Schedule) -> str | None:
     """Return a text that identifies ``schedule`` in another process too, or None.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from segue.checks import check_count, check_positive, unknown_name
-from segue.judge.requirements import needed
+from segue.checks import check_count, check_positive, needed, unknown_name
 
 if TYPE_CHECKING:
     from segue.judge.pairwise import JudgeSettings
@@ -40,7 +39,7 @@ class JudgeServer:
     def __init__(
         self, base_url: str, *, timeout_seconds: float = 120.0, max_retries: int = 5
     ) -> None:
-        with needed("openai"):
+        with needed("the judge", "openai", extra="judge"):
             import openai
 
         if not base_url.startswith(("http://", "https://")):

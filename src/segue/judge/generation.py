@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from segue.checks import check_at_least_one
+from segue.checks import check_at_least_one, needed
 from segue.judge.lines import exclusive
-from segue.judge.requirements import needed
 from segue.judge.responses import (
     Response,
     Responses,
@@ -63,7 +62,7 @@ def load_responder(name: str, *, revision: str | None = None, device: str = "cpu
         ImportError: Without Transformers.
         OSError: If there is no such model.
     """
-    with needed("transformers"):
+    with needed("the judge", "transformers", extra="judge"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue.checks import unknown_name
+from segue.png import read_texts
 
 __all__ = ["Picture", "find_pictures"]
 
@@ -60,12 +61,7 @@ def _strips_first(path: Path) -> tuple[str, bool]:
 
 
 def _picture(path: Path, shift: str, seed: str) -> Picture:
-    """What a PNG shows stands in it as text: a title, and a description for who cannot see it."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        title = str(image.info.get("Title", "the same episodes, moving"))
-        alt = str(image.info.get("Description", ""))
+    title, alt = read_texts(path)
     content = base64.b64encode(path.read_bytes()).decode("ascii")
-    caption = f"{shift}, seed {seed}: {title}"
+    caption = f"{shift}, seed {seed}: {title or 'the same episodes, moving'}"
     return Picture(f"data:{_KINDS[path.suffix]};base64,{content}", caption, alt or caption)

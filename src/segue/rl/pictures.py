@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from segue.checks import check_at_least_one
+from segue.png import write_png
 from segue.rl.networks import act
 from segue.rl.offscreen import OffscreenCamera
 from segue.rl.preprocessing import Preprocessing
@@ -151,13 +152,11 @@ def compose_strip(panels: Sequence[Panel], *, num_columns: int = 6) -> Image:
 
 def write_strip(path: Path, panels: Sequence[Panel], *, num_columns: int = 6) -> Path:
     """Write :func:`compose_strip`'s image as PNG, whole or not at all; its captions also as text."""
-    buffer, text = io.BytesIO(), _pillow().PngImagePlugin.PngInfo()
-    text.add_text("Title", "frames of one episode, a row per policy")
-    text.add_text("Description", "; ".join(panel.caption for panel in panels))
     image = compose_strip(panels, num_columns=num_columns).quantize(256)  # a third of the size
-    image.save(buffer, format="PNG", optimize=True, pnginfo=text)
-    write_atomically(path, buffer.getvalue())
-    return path
+    description = "; ".join(panel.caption for panel in panels)
+    return write_png(
+        path, image, title="frames of one episode, a row per policy", description=description
+    )
 
 
 def write_animation(
@@ -251,7 +250,6 @@ def _pillow() -> Any:
         import PIL.Image
         import PIL.ImageDraw
         import PIL.ImageFont
-        import PIL.PngImagePlugin
     except ImportError as error:  # pragma: no cover - needs an environment without Pillow
         raise ImportError('pictures need Pillow: pip install "segue[rl]"') from error
     return PIL

@@ -31,7 +31,7 @@ from segue.rl.ppo_rollout import Rollout, advantages_of, collect, minibatch_orde
 from segue.rl.ppo_settings import PPOSettings, SourceAdvantages, SourceTerm, TaskChange
 from segue.rl.running_statistics import RunningStatistics, include, no_statistics, normalized
 from segue.rl.task_constants import TaskConstants
-from segue.schedules import Schedule, hard_switch, horizon
+from segue.schedules import Schedule, check_horizon, hard_switch
 
 __all__ = [
     "PPO",
@@ -124,13 +124,12 @@ class PPO(IteratedLearner[PPOState]):
         if source_advantages not in get_args(SourceAdvantages):
             known = get_args(SourceAdvantages)
             raise ValueError(unknown_name("source_advantages", source_advantages, known))
-        num_smoothing_steps = horizon(self.schedule)
-        if num_smoothing_steps is not None and num_smoothing_steps > settings.num_updates:
-            raise ValueError(
-                "num_smoothing_steps must be <= the updates of an iteration "
-                f"({settings.num_updates} = {settings.num_epochs} epochs * "
-                f"{settings.num_minibatches} minibatches), got {num_smoothing_steps}"
-            )
+        num_smoothing_steps = check_horizon(
+            self.schedule,
+            settings.num_updates,
+            f"the updates of an iteration ({settings.num_updates} = {settings.num_epochs} epochs * "
+            f"{settings.num_minibatches} minibatches)",
+        )
         self.distribution = distribution_for(environment.action_space)
         self.network = ActorCritic(
             self.distribution.num_outputs,

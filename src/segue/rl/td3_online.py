@@ -34,7 +34,7 @@ from segue.rl.task_constants import TaskConstants
 from segue.rl.td3 import init_agent
 from segue.rl.td3_losses import Agent, actor_loss, actor_network, critic_loss, critic_network
 from segue.rl.td3_online_settings import OnlineTD3Settings, TD3SourceTerm
-from segue.schedules import Schedule, hard_switch, horizon
+from segue.schedules import Schedule, check_horizon, hard_switch
 
 __all__ = ["TD3", "FormerTargets", "OnlineTD3Settings", "TD3Policy", "TD3SourceTerm", "TD3State"]
 
@@ -393,12 +393,7 @@ class TD3(IteratedLearner[TD3State]):
         settings, source_term = self.settings, self.source_term
         if source_term not in get_args(TD3SourceTerm):
             raise ValueError(unknown_name("source_term", source_term, get_args(TD3SourceTerm)))
-        num_smoothing_steps = horizon(self.schedule)
-        if num_smoothing_steps is not None and num_smoothing_steps > settings.period:
-            raise ValueError(
-                f"num_smoothing_steps must be <= period ({settings.period}), "
-                f"got {num_smoothing_steps}"
-            )
+        check_horizon(self.schedule, settings.period, f"period ({settings.period})")
         if not self.smooths:
             return
         if source_term == "lagged_targets" and settings.target_update != "hard":

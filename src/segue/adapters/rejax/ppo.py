@@ -14,7 +14,7 @@ from segue.adapters.jax import never_smooths, smoothed_value_and_grad, traceable
 from segue.adapters.rejax.gradients import Probe, as_loss
 from segue.adapters.rejax.state import check_state, static, with_absent_source, with_field
 from segue.rl.ppo_rollout import minibatch_order
-from segue.schedules import Schedule, hard_switch, horizon
+from segue.schedules import Schedule, check_horizon, hard_switch, horizon
 
 __all__ = ["SmoothedPPO"]
 
@@ -53,13 +53,12 @@ class SmoothedPPO(PPO):  # type: ignore[misc]
     def __post_init__(self) -> None:
         """Check what is static; ``replace`` comes by here too."""
         traceable(self.schedule)
-        num_smoothing_steps = horizon(self.schedule)
-        if num_smoothing_steps is not None and num_smoothing_steps > self.num_updates:
-            raise ValueError(
-                "num_smoothing_steps must be <= the updates of an iteration "
-                f"({self.num_updates} = {self.num_epochs} epochs * "
-                f"{self.num_minibatches} minibatches), got {num_smoothing_steps}"
-            )
+        check_horizon(
+            self.schedule,
+            self.num_updates,
+            f"the updates of an iteration ({self.num_updates} = {self.num_epochs} epochs * "
+            f"{self.num_minibatches} minibatches)",
+        )
 
     @property
     def num_updates(self) -> int:

@@ -13,7 +13,7 @@ from segue.adapters.jax import never_smooths, smoothed_value_and_grad, traceable
 from segue.adapters.rejax.gradients import Probe, as_loss
 from segue.adapters.rejax.state import check_state, static, with_absent_source, with_field
 from segue.checks import check_at_least_one
-from segue.schedules import Schedule, hard_switch, horizon
+from segue.schedules import Schedule, check_horizon, hard_switch
 
 __all__ = ["LaggedTargets", "SmoothedTD3"]
 
@@ -85,13 +85,14 @@ class SmoothedTD3(TD3):  # type: ignore[misc]
                 f"target_update_freq environment steps), got {self.polyak}: under averaging the "
                 "previous targets are all but the present ones, and there is nothing to smooth"
             )
-        num_smoothing_steps, period = horizon(self.schedule), self.num_updates_per_period
-        if num_smoothing_steps is not None and num_smoothing_steps > period:
-            raise ValueError(
-                "num_smoothing_steps must be <= the critic updates between two hard updates of the "
-                f"targets ({period}, from target_update_freq={self.target_update_freq} environment "
-                f"steps), got {num_smoothing_steps}"
-            )
+        period = self.num_updates_per_period
+        check_horizon(
+            self.schedule,
+            period,
+            "the critic updates between two hard updates of the "
+            f"targets ({period}, from target_update_freq={self.target_update_freq} environment "
+            "steps)",
+        )
 
     @property
     def num_updates_per_period(self) -> int:

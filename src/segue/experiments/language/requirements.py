@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
+
+from segue.checks import needed as needed_by
 
 __all__ = ["needed"]
 
-
-@contextmanager
-def needed(what: str) -> Iterator[None]:
-    """Say which extra to install if an import in this block fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f'the language family needs {what}: pip install "segue[experiments,trl]"'
-        ) from error
+needed = partial(needed_by, "the language family", extra="experiments,trl")
+"""Say which extra to install if an import in this block fails."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 
 from segue.checks import check_at_least_one, check_count
 from segue.experiments.vision.config import CHECKPOINT, ShiftConfig
 from segue.experiments.vision.images import ImageList, check_same_classes, find_dataset, list_images
-from segue.runs.records import write_atomically
+from segue.png import write_png
 
 __all__ = ["write_samples"]
 
@@ -49,14 +48,12 @@ def write_samples(
         lists[0].classes,
         image_size,
     )  # fmt: skip
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Title", "a training image of each class")
-    text.add_text("Description", f"{', '.join(lists[0].classes)}: {' and '.join(domains)}")
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True, pnginfo=text)
-    path = out / f"{shift.name}-seed{seed}.png"
-    write_atomically(path, buffer.getvalue())
-    return path
+    return write_png(
+        out / f"{shift.name}-seed{seed}.png",
+        image,
+        title="a training image of each class",
+        description=f"{', '.join(lists[0].classes)}: {' and '.join(domains)}",
+    )
 
 
 def _draw(images: ImageList, seed: int, size: int) -> torch.Tensor:
