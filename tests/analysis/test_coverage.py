@@ -15,6 +15,7 @@ from segue.analysis import (
     mean_of_task_means,
     paired_difference,
     probability_of_improvement,
+    ratio_of_means,
     sign_flip_p,
     stratified_bootstrap,
 )
@@ -31,6 +32,18 @@ def test_paired_t_interval_covers_95_percent_at_ten_pairs() -> None:
         seed_effect = rng.normal(0.0, 3.0, size=10)  # shared by the pair, so it cancels
         a = truth + seed_effect + rng.normal(size=10)
         result = paired_difference(a, seed_effect)
+        hits += result.low <= truth <= result.high
+    assert abs(hits / replications - 0.95) < tolerance(0.95, replications)
+
+
+def test_fieller_s_interval_covers_95_percent_at_six_pairs() -> None:
+    rng, replications, truth = np.random.default_rng(23), 4000, 0.6
+    hits = 0
+    for _ in range(replications):
+        seed_effect = rng.normal(0.0, 0.3, size=6)
+        whole = 2.0 + seed_effect + 0.3 * rng.normal(size=6)
+        part = 2.0 * truth + seed_effect + 0.3 * rng.normal(size=6)
+        result = ratio_of_means(part, whole)
         hits += result.low <= truth <= result.high
     assert abs(hits / replications - 0.95) < tolerance(0.95, replications)
 

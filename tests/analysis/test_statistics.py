@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from segue.analysis import holm, paired_difference, sign_flip_p, t_interval
+from segue.analysis import holm, paired_difference, ratio_of_means, sign_flip_p, t_interval
 
 scores = st.floats(-100.0, 100.0, allow_nan=False).map(lambda x: round(x, 4))
 
@@ -200,3 +200,34 @@ def test_unequal_lengths_are_an_error_and_nothing_is_cut() -> None:
 def test_confidence_must_be_a_share(confidence: float) -> None:
     with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\), got"):
         t_interval([1.0, 2.0], confidence=confidence)
+
+
+@given(
+    arrays(np.float64, 7, elements=st.floats(-5.0, 5.0, width=32)),
+    arrays(np.float64, 7, elements=st.floats(2.0, 5.0, width=32)),
+)
+def test_at_the_ends_of_fieller_s_interval_the_difference_touches_zero(
+    a: np.ndarray, b: np.ndarray
+) -> None:
+    found = ratio_of_means(a, b)
+    assert found.mean == pytest.approx(a.mean() / b.mean())
+    if t_interval(b).low > 1e-3:
+        assert found.low <= found.mean + 1e-9
+        assert found.mean <= found.high + 1e-9
+        for ratio, side in ((found.low, "low"), (found.high, "high")):
+            touching = t_interval(a - ratio * b)
+            assert getattr(touching, side) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_ratio_whose_denominator_may_be_zero_has_no_interval() -> None:
+    found = ratio_of_means([1.0, 2.0, 3.0], [1.0, -1.0, 2.0])
+    assert found.mean == pytest.approx(3.0)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert math.isnan(ratio_of_means([1.0, 1.0], [0.0, 0.0]).mean)
+    assert ratio_of_means([], []).num_values == 0
+
+
+def test_a_ratio_needs_one_denominator_a_numerator() -> None:
+    with pytest.raises(ValueError, match="one value per pair, got 2 and 1"):
+        ratio_of_means([1.0, 2.0], [1.0])

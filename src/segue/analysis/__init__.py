@@ -55,6 +55,7 @@ from segue.analysis.statistics import (
     PairedDifference,
     holm,
     paired_difference,
+    ratio_of_means,
     sign_flip_p,
     t_interval,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "pool",
     "primary_verdicts",
     "probability_of_improvement",
+    "ratio_of_means",
     "select",
     "sign_flip_p",
     "steps_to_baseline_score",

@@ -122,6 +122,50 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     return Interval(mean, sd, mean - half, mean + half, n, confidence)
 
 
+def ratio_of_means(
+    numerators: ArrayLike, denominators: ArrayLike, *, confidence: float = 0.95
+) -> Interval:
+    """Ratio of two means of paired values with Fieller's interval.
+
+    The interval holds every ratio r at which the t interval of ``numerators - r * denominators``
+    holds 0. It is bounded only where the mean of the denominators differs from 0 at the same
+    confidence; elsewhere ``low`` and ``high`` are ``nan``, and so is ``sd`` always.
+
+    Args:
+        numerators: Finite values, shape (n,).
+        denominators: Their partners, shape (n,).
+        confidence: Nominal coverage, in (0, 1).
+
+    Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16, 1954.
+
+    >>> share = ratio_of_means([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    >>> share.mean, share.low, share.high
+    (0.5, 0.5, 0.5)
+    """
+    a, b = finite_vector("numerators", numerators), finite_vector("denominators", denominators)
+    if a.size != b.size:
+        raise ValueError(
+            f"numerators and denominators must have one value per pair, got {a.size} and {b.size}"
+        )
+    check_confidence(confidence)
+    n = a.size
+    mean_a, mean_b = (math.fsum(v) / n if n else math.nan for v in (a, b))
+    ratio = mean_a / mean_b if n and mean_b else math.nan
+    if n < 2 or math.isnan(ratio):
+        return Interval(ratio, math.nan, math.nan, math.nan, n, confidence)
+    t = float(stats.t.ppf(0.5 + confidence / 2.0, n - 1))
+    of_mean = t * t / (n * (n - 1))
+    d_a, d_b = a - mean_a, b - mean_b
+    square = mean_b**2 - of_mean * math.fsum(d_b * d_b)
+    middle = mean_a * mean_b - of_mean * math.fsum(d_a * d_b)
+    rest = mean_a**2 - of_mean * math.fsum(d_a * d_a)
+    if square <= 0.0:
+        return Interval(ratio, math.nan, math.nan, math.nan, n, confidence)
+    half = math.sqrt(max(middle**2 - square * rest, 0.0))
+    low, high = (middle - half) / square, (middle + half) / square
+    return Interval(ratio, math.nan, low, high, n, confidence)
+
+
 def sign_flip_p(
     differences: ArrayLike,
     *,

@@ -11,9 +11,10 @@ from segue.report.claims import RegimeVerdicts
 from segue.report.curve_figures import method_colours, shift_curves
 from segue.report.families import ACCURACY
 from segue.report.figures import paired_differences
+from segue.report.gains import gains_table
 from segue.report.listing import method_rows, results_sheet, scores_sheet
 from segue.report.pooled_figures import performance_profiles, pooled_differences, probabilities
-from segue.report.score_sections import Page
+from segue.report.score_sections import Page, plain_table
 from segue.report.study import Regime, describe_regime, headline_settings
 from segue.report.text import name_of, number, plain
 from segue.report.vision_figures import confusions
@@ -78,6 +79,7 @@ def accuracy_section(
         if is_pooled
         else None,
         "profiles": page.add(profiles, "Performance profiles"),
+        "gains": plain_table(page, gains_table(regime), prefix + "gains"),
         "shifts": shifts,
         "results_file": page.add_sheet(results_sheet(prefix + "results", rows)),
         "scores_file": page.add_sheet(scores_sheet(prefix + "scores", rows)),

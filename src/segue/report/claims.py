@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "RegimeVerdicts", "judge"]
 
+# Vision compares its ramps with each other: the one without a source term is their control.
+_NO_BASELINE = {"vision": ("target_ramp",)}
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -163,7 +166,12 @@ def _primary(regime: Regime, rng_seed: int) -> tuple[PrimaryVerdicts | None, str
     tuned = {method_of(r) for r in regime.tuning}
     if not {treatment, hard} <= tuned:
         return None, "no tuning runs of both methods: no learning rate and no baseline was chosen"
-    candidates = sorted(name for name in tuned if name != hard and "smoothing" not in name)
+    no_baseline = _NO_BASELINE.get(regime.family, ())
+    candidates = sorted(
+        name
+        for name in tuned
+        if name != hard and name not in no_baseline and "smoothing" not in name
+    )
     if not candidates:
         return None, "no tuning runs of another method: no baseline was chosen"
     try:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from segue.analysis.matching import lookup
 from segue.checks import unknown_name
+from segue.report.batch_norms import batch_norm_markdown
 from segue.report.budgets import BUDGET
 from segue.report.diagnosis import diagnosis_markdown
+from segue.report.gains import gains_markdown
 from segue.report.score_tables import (
     aggregate_markdown,
     controls_markdown,
@@ -63,6 +65,8 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "switch": switch_markdown,
     "diagnosis": diagnosis_markdown,
     "score-tuning": chosen_table,
+    "gains": gains_markdown,
+    "batch-norm": batch_norm_markdown,
     "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
     "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),
     "ablation-shape": lambda s: ablation_table(s, "method.schedule.shape"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from segue.analysis.comparison import ComparisonRow
 from segue.report.ablations import Sweep, find_sweeps, safest_share
 from segue.report.accuracy_sections import accuracy_section
+from segue.report.batch_norms import batch_norm_table
 from segue.report.claims import RegimeVerdicts, judge
 from segue.report.curve_figures import method_colours
 from segue.report.families import FAMILIES
@@ -23,7 +24,7 @@ from segue.report.listing import (
 from segue.report.palette import KEYS
 from segue.report.pictures import Picture, find_pictures
 from segue.report.render import render_page
-from segue.report.score_sections import score_section
+from segue.report.score_sections import plain_table, score_section
 from segue.report.score_study import ScoreVerdicts, judge_scores
 from segue.report.sentences import summarise
 from segue.report.sequences import SEQUENCE_METRICS, find_sequences, sequences_sheet
@@ -139,6 +140,7 @@ class _Page:
             "sections": sections,
             "budgets": self.budgets(study),
             "examples": self.examples(study),
+            "batch_norm": plain_table(self, batch_norm_table(study), "batch_norm"),
             "sweeps": [self.sweep(sweep, sweeps) for sweep in sweeps],
             "sequences": self.sequences(study),
             "failures": failed,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segue.analysis.comparison import ComparisonRow, TableRow
     from segue.runs.records import Record
 
-__all__ = ["Page", "score_section"]
+__all__ = ["Page", "plain_table", "score_section"]
 
 
 class Page(Protocol):
@@ -61,14 +61,18 @@ def score_section(
                     _curves(regime, shift, colours, family, f"{prefix}curves_{shift}"),
                     f"Curves: {name_of(shift)}",
                 ),
-                "switch": _plain(page, switches.get(name_of(shift)), f"{prefix}switch_{shift}"),
+                "switch": plain_table(
+                    page, switches.get(name_of(shift)), f"{prefix}switch_{shift}"
+                ),
                 "diagnosis": page.add(
                     diagnosis_curves(regime, shift, colours, name=f"{prefix}diagnosis_{shift}")
                     if family.diagnosis
                     else None,
                     f"Diagnosis: {name_of(shift)}",
                 ),
-                "moments": _plain(page, diagnosis_table(regime, shift), f"{prefix}moments_{shift}"),
+                "moments": plain_table(
+                    page, diagnosis_table(regime, shift), f"{prefix}moments_{shift}"
+                ),
                 # Of the first setting that has the shift; a file does not say which it is of.
                 "pictures": page.pictures.pop(shift, []),
             }
@@ -238,12 +242,12 @@ def _aggregate(
             "title": score.label,
             "iqm": page.add(iqms, f"IQM: {score.label}"),
             "probability": page.add(chances, f"Probability of improvement: {score.label}"),
-            "table": _plain(page, table, f"{prefix}aggregate_{score.metric}"),
+            "table": plain_table(page, table, f"{prefix}aggregate_{score.metric}"),
         }
     ]
 
 
-def _plain(page: Page, table: ScoreTable | None, name: str) -> dict[str, Any] | None:
+def plain_table(page: Page, table: ScoreTable | None, name: str) -> dict[str, Any] | None:
     """A table of text for the template, with its file."""
     if table is None:
         return None

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Regime", "Study", "build_study"]
 
+_VISION = "vision"
 _METRICS = (
     "target_accuracy", "source_accuracy", "lowest_target_accuracy", "source_model_accuracy",
     "source_accuracy_before", "num_gradient_examples",
@@ -112,21 +113,30 @@ class Study:
 
     @property
     def shown(self) -> list[Regime]:
-        """Regimes to show in full: comparable, and half as large as the first of their family.
+        """Regimes to show in full: comparable, and large or alone in having their shifts.
 
-        Size is the number of runs where accuracy is the score. The other families have regimes of
-        unlike numbers of tasks and methods that belong on the page; there it is the runs a cell.
+        Large is half as large as the first of their family. Size is the number of runs where
+        accuracy is the score. The other families have regimes of unlike numbers of tasks and methods
+        that belong on the page; there it is the runs a cell. In vision, shifts that no larger regime
+        has are shown as well: those without source data.
         """
         comparable = [r for r in self.regimes if r.comparable] or list(self.regimes[:1])
         most: dict[str, float] = {}
+        shown: list[Regime] = []
         for regime in comparable:
             most.setdefault(regime.family, _size(regime))
-        return [r for r in comparable if _size(r) >= most[r.family] / 2]
+            seen = {shift for r in shown if r.family == regime.family for shift in r.shifts}
+            alone = regime.family == _VISION and not seen & set(regime.shifts)
+            if alone or _size(regime) >= most[regime.family] / 2:
+                shown.append(regime)
+        return shown
 
     def title_of(self, regime: Regime) -> str:
         """What tells a shown regime from the others that are shown; its label is longer."""
         differing = {p for p, _ in _differences([key_of_settings(r.settings) for r in self.shown])}
         texts = [setting_text(p, v) for p, v in regime.settings.items() if p in differing]
+        if not texts and any(path.startswith("source.") for path in differing):
+            return "no source data"
         return ", ".join(texts) or regime.label
 
 

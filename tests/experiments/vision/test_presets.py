@@ -124,6 +124,15 @@ def test_from_the_checkpoint_no_method_uses_source_data() -> None:
     assert {config.method.initialization for config in configs} == {"fresh_head"}
 
 
+def test_verdicts_from_the_checkpoint_hold_the_ramp_that_has_no_term() -> None:
+    phase = next(p for p in PRESETS["no-source"].phases if p.name == "verdicts, no source")
+    configs: list[Any] = phase.configs([])
+    for shift in CHECKPOINT_PAIRS:
+        for method in ("hard_switch", "target_ramp"):
+            seeds = {c.seed for c in configs if (c.shift.name, c.method.name) == (shift, method)}
+            assert seeds == set(FRESH_SEEDS)
+
+
 def test_domainnet_is_laid_out_at_paper_scale() -> None:
     configs: list[Any] = PRESETS["paper"].phases[0].configs([])
     assert {(c.network.image_size, c.network.num_classes, c.network.trained) for c in configs} == {

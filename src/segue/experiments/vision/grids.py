@@ -191,9 +191,16 @@ def _primary(records: Sequence[Record], shift: str, methods: Sequence[str]) -> l
 
 
 def verdicts(
-    setting: Setting, shifts: Sequence[str], methods: Sequence[str] = COMPARED, **other: object
+    setting: Setting,
+    shifts: Sequence[str],
+    methods: Sequence[str] = COMPARED,
+    controls: Sequence[str] = (),
+    **other: object,
 ) -> Grid:
-    """Hard switch, smoothing, the best source-free ramp and the best baseline, on ten fresh seeds."""
+    """Hard switch, smoothing, the best source-free ramp and the best baseline, on ten fresh seeds.
+
+    ``controls`` are run beside them whatever the tuning seeds say.
+    """
 
     def configs(records: Sequence[Record]) -> list[RunConfig]:
         how = chosen(records, shifts, methods)
@@ -201,7 +208,7 @@ def verdicts(
             _run(setting, shift, method, seed, how[shift][method], **other)
             for seed in FRESH_SEEDS
             for shift in shifts
-            for method in _primary(records, shift, methods)
+            for method in (*_primary(records, shift, methods), *controls)
         ]
 
     return configs

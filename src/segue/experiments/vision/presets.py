@@ -41,7 +41,11 @@ _TUNING = Phase("tuning", tuning(FROZEN, TUNED_PAIRS))
 _CHECKPOINT_TUNING = Phase("tuning, no source", tuning(FROZEN, CHECKPOINT_PAIRS, NEEDS_NO_DATA))
 _CHECKPOINT_PHASES = (
     _CHECKPOINT_TUNING,
-    Phase("verdicts, no source", verdicts(FROZEN, CHECKPOINT_PAIRS, NEEDS_NO_DATA)),
+    # A source-free term has to beat the ramp that has none.
+    Phase(
+        "verdicts, no source",
+        verdicts(FROZEN, CHECKPOINT_PAIRS, NEEDS_NO_DATA, controls=("target_ramp",)),
+    ),
 )
 
 

@@ -1,0 +1,160 @@
+"""What each method gains on the target and keeps of the source, over the shifts that all have.
+
+For the families judged by accuracy: differences to the hard switch and to the ramp without a source
+term, and the share of replay's retention that a method keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from segue.analysis.matching import key_of, lookup, read_score
+from segue.analysis.statistics import Interval, ratio_of_means, t_interval
+from segue.report.families import FAMILIES
+from segue.report.score_tables import ScoreTable
+from segue.report.settings import method_of, shift_of
+from segue.report.study import Regime, Study
+from segue.report.text import counted, name_of, number, signed
+
+__all__ = ["Gain", "gains", "gains_markdown", "gains_table"]
+
+_REPLAY = "smoothing"
+_CONTROL = "target_ramp"
+_Scores = Mapping[str, Mapping[str, float]]
+"""Seed → shift → score."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One method against the hard switch; differences in shares of the test images.
+
+    Attributes:
+        method: Its name.
+        target: Target accuracy minus the hard switch's: seeds' means over the shifts.
+        over_control: Target accuracy minus that of the ramp without a source term; None where
+            it was not run.
+        source: Source accuracy minus the hard switch's.
+        share: ``source`` as a share of what replay keeps, over the seeds of both; None without
+            replay. Its ends are ``nan`` where replay's own gain is not told from 0.
+    """
+
+    method: str
+    target: Interval
+    over_control: Interval | None
+    source: Interval
+    share: Interval | None
+
+
+def gains(regime: Regime) -> tuple[tuple[str, ...], list[Gain]]:
+    """The shifts that every method has, and every method but the hard switch on them.
+
+    A seed counts where both methods of a difference have a finite score on each of these shifts.
+    """
+    if regime.hard_switch is None:
+        return (), []
+    run = {m: {shift_of(r) for r in regime.records if method_of(r) == m} for m in regime.methods}
+    shifts = tuple(sorted(set.intersection(*run.values())))
+    if not shifts:
+        return (), []
+    target = {m: _scores(regime, m, shifts, "target_accuracy") for m in regime.methods}
+    source = {m: _scores(regime, m, shifts, "source_accuracy") for m in regime.methods}
+    hard = regime.hard_switch
+    replay = _differences(source.get(_REPLAY, {}), source[hard])
+    found = []
+    for method in regime.methods:
+        if method == hard:
+            continue
+        kept = _differences(source[method], source[hard])
+        share = None
+        if method != _REPLAY and replay:
+            both = sorted(set(kept) & set(replay))
+            share = ratio_of_means([kept[s] for s in both], [replay[s] for s in both])
+        control = None
+        if method != _CONTROL and _CONTROL in target:
+            control = t_interval(list(_differences(target[method], target[_CONTROL]).values()))
+        found.append(
+            Gain(
+                method,
+                t_interval(list(_differences(target[method], target[hard]).values())),
+                control,
+                t_interval(list(kept.values())),
+                share,
+            )
+        )
+    return shifts, found
+
+
+def gains_table(regime: Regime) -> ScoreTable | None:
+    """The gains in points and percent; None where no shift has every method."""
+    shifts, found = gains(regime)
+    if not found:
+        return None
+    has_control = any(gain.over_control for gain in found)
+    has_share = any(gain.share and not math.isnan(gain.share.low) for gain in found)
+    columns = ["method", "target against hard switch"]
+    columns += ["target against target ramp"] if has_control else []
+    columns += ["source against hard switch"]
+    columns += ["share of replay's source gain (%)"] if has_share else []
+    columns += ["seeds"]
+    rows = []
+    for gain in found:
+        row = [name_of(gain.method), _points(gain.target)]
+        row += [_points(gain.over_control)] if has_control else []
+        row += [_points(gain.source)]
+        row += [_percent(gain.share)] if has_share else []
+        rows.append((*row, str(gain.target.num_values)))
+    caption = (
+        f"Points of accuracy, mean over {counted(len(shifts), 'shift')} "
+        f"({', '.join(map(name_of, shifts))}), with 95 % t intervals over seeds"
+        + ("; shares with Fieller's interval." if has_share else ".")
+    )
+    return ScoreTable(tuple(columns), tuple(rows), caption)
+
+
+def gains_markdown(study: Study) -> str:
+    """The table of the first regime that is judged by accuracy."""
+    regimes = (r for r in study.regimes if r.comparable and r.family not in FAMILIES)
+    for regime in regimes:
+        made = gains_table(regime)
+        if made is not None:
+            return made.to_markdown()
+    return "No runs yet."
+
+
+def _scores(
+    regime: Regime, method: str, shifts: Sequence[str], metric: str
+) -> dict[str, dict[str, float]]:
+    by_seed: dict[str, dict[str, float]] = {}
+    for shift in shifts:
+        for record in regime.of(shift, method):
+            score = read_score(record, metric, method)
+            if isinstance(score, float):
+                by_seed.setdefault(key_of(lookup(record.config, "seed")), {})[shift] = score
+    return {seed: found for seed, found in by_seed.items() if len(found) == len(shifts)}
+
+
+def _differences(first: _Scores, second: _Scores) -> dict[str, float]:
+    """Seed → mean over the shifts of first minus second."""
+    return {
+        seed: math.fsum(first[seed][s] - second[seed][s] for s in first[seed]) / len(first[seed])
+        for seed in sorted(set(first) & set(second))
+    }
+
+
+def _points(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.mean):
+        return "–"
+    text = signed(interval.mean, scale=100.0)
+    if math.isnan(interval.low):
+        return text
+    return f"{text} ({number(interval.low, scale=100.0)} to {number(interval.high, scale=100.0)})"
+
+
+def _percent(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.low):
+        return "–"  # a ratio whose denominator may be 0 says nothing
+    text = number(interval.mean, 0, scale=100.0)
+    low, high = (number(end, 0, scale=100.0) for end in (interval.low, interval.high))
+    return f"{text} ({low} to {high})"
