@@ -6,7 +6,8 @@ import math
 from collections import defaultdict
 
 from segue.analysis.matching import key_of, lookup, read_score
-from segue.analysis.statistics import Interval, t_interval
+from segue.analysis.statistics import t_interval
+from segue.report.gains import points_text
 from segue.report.score_tables import ScoreTable
 from segue.report.settings import (
     Key,
@@ -17,7 +18,7 @@ from segue.report.settings import (
     shift_of,
 )
 from segue.report.study import Study
-from segue.report.text import counted, name_of, number, signed
+from segue.report.text import counted, name_of, number
 from segue.runs.records import Record
 
 __all__ = ["batch_norm_markdown", "batch_norm_table"]
@@ -73,7 +74,7 @@ def batch_norm_table(study: Study) -> ScoreTable | None:
                 row.append("–")
                 continue
             other = _by_seed(base, places, metric)
-            row.append(_points(t_interval([own[s] - other[s] for s in own if s in other])))
+            row.append(points_text(t_interval([own[s] - other[s] for s in own if s in other])))
         rows.append(tuple(row))
     num_seeds = len({seed for _, seed in places})
     caption = (
@@ -104,10 +105,3 @@ def _by_seed(
         found[place[1]].append(score if isinstance(score, float) else math.nan)
     means = {seed: math.fsum(values) / len(values) for seed, values in found.items()}
     return {seed: mean for seed, mean in means.items() if math.isfinite(mean)}
-
-
-def _points(interval: Interval) -> str:
-    text = signed(interval.mean, scale=100.0)
-    if math.isnan(interval.low):
-        return text
-    return f"{text} ({number(interval.low, scale=100.0)} to {number(interval.high, scale=100.0)})"

@@ -21,6 +21,7 @@ from segue.report.batch_norms import batch_norm_markdown
 from segue.report.budgets import BUDGET
 from segue.report.diagnosis import diagnosis_markdown
 from segue.report.gains import gains_markdown
+from segue.report.pretraining import pretraining_markdown
 from segue.report.score_tables import (
     aggregate_markdown,
     controls_markdown,
@@ -66,6 +67,7 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "diagnosis": diagnosis_markdown,
     "score-tuning": chosen_table,
     "gains": gains_markdown,
+    "pretraining": pretraining_markdown,
     "batch-norm": batch_norm_markdown,
     "ablation-k": lambda s: ablation_table(s, "method.schedule.num_smoothing_steps"),
     "ablation-bank": lambda s: ablation_table(s, "method.num_bank_examples"),

@@ -18,7 +18,7 @@ from segue.report.settings import method_of, shift_of
 from segue.report.study import Regime, Study
 from segue.report.text import counted, name_of, number, signed
 
-__all__ = ["Gain", "gains", "gains_markdown", "gains_table"]
+__all__ = ["Gain", "gains", "gains_markdown", "gains_table", "points_text"]
 
 _REPLAY = "smoothing"
 _CONTROL = "target_ramp"
@@ -100,9 +100,9 @@ def gains_table(regime: Regime) -> ScoreTable | None:
     columns += ["seeds"]
     rows = []
     for gain in found:
-        row = [name_of(gain.method), _points(gain.target)]
-        row += [_points(gain.over_control)] if has_control else []
-        row += [_points(gain.source)]
+        row = [name_of(gain.method), points_text(gain.target)]
+        row += [points_text(gain.over_control)] if has_control else []
+        row += [points_text(gain.source)]
         row += [_percent(gain.share)] if has_share else []
         rows.append((*row, str(gain.target.num_values)))
     caption = (
@@ -143,7 +143,8 @@ def _differences(first: _Scores, second: _Scores) -> dict[str, float]:
     }
 
 
-def _points(interval: Interval | None) -> str:
+def points_text(interval: Interval | None) -> str:
+    """A difference of shares in points with its interval."""
     if interval is None or math.isnan(interval.mean):
         return "–"
     text = signed(interval.mean, scale=100.0)

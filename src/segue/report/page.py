@@ -23,6 +23,7 @@ from segue.report.listing import (
 )
 from segue.report.palette import KEYS
 from segue.report.pictures import Picture, find_pictures
+from segue.report.pretraining import gain_by_budget, pretraining_tables
 from segue.report.render import render_page
 from segue.report.score_sections import plain_table, score_section
 from segue.report.score_study import ScoreVerdicts, judge_scores
@@ -140,6 +141,7 @@ class _Page:
             "sections": sections,
             "budgets": self.budgets(study),
             "examples": self.examples(study),
+            "pretraining": self.pretraining(study),
             "batch_norm": plain_table(self, batch_norm_table(study), "batch_norm"),
             "sweeps": [self.sweep(sweep, sweeps) for sweep in sweeps],
             "sequences": self.sequences(study),
@@ -188,6 +190,23 @@ class _Page:
             study, "vision", method_colours(regime), name="accuracy_by_examples"
         )
         return self.add(plot, "Target accuracy over the number of target examples")
+
+    def pretraining(self, study: Study) -> dict[str, Any] | None:
+        """The gain against the pretraining budget, where records hold several budgets."""
+        tables = pretraining_tables(study)
+        if not tables:
+            return None
+        regime = next(r for r in study.shown if "num_pretraining_steps" in r.settings)
+        named = (regime.hard_switch, regime.treatment)
+        other = next((m for m in regime.methods if m not in named), None)
+        plot = gain_by_budget(study, method_colours(regime, other), name="gain_by_budget")
+        return {
+            "plot": self.add(plot, "Gain over the hard switch against the pretraining budget"),
+            "tables": [
+                (table.title, plain_table(self, table, f"pretraining_{i + 1}"))
+                for i, table in enumerate(tables)
+            ],
+        }
 
     def leading(self, regime: Regime) -> tuple[Sequence[ComparisonRow], str, str]:
         """Treatment against hard switch in the leading score: rows, decision and sentence."""

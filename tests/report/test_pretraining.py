@@ -1,0 +1,108 @@
+"""The gain against the pretraining budget, on records whose gains are known."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segue.report.page import write_report
+from segue.report.pretraining import gain_by_budget, pretraining_markdown, pretraining_tables
+from segue.report.study import build_study
+from segue.runs.records import Record
+
+Make = Callable[..., Record]
+BUDGETS = (32, 64, 128, 256)
+
+
+def run(make: Make, shift: str, method: str, budget: int, seed: int, loss: float) -> Record:
+    record = make(shift, "smoothing" if method == "smoothing" else "hard_switch", seed, 0.0)
+    config = copy.deepcopy(record.config)
+    config["method"]["name"] = method
+    config["num_pretraining_steps"] = budget
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    metrics = {"target_loss": loss, "source_loss": 2 * loss}
+    return dataclasses.replace(
+        record, family="language", config=config, metrics=metrics, run_id=digest[:16], curves={}
+    )
+
+
+def language(
+    make: Make,
+    shifts: tuple[str, ...] = ("gsm8k",),
+    seeds: int = 10,
+    budgets: tuple[int, ...] = BUDGETS,
+) -> list[Record]:
+    """Smoothing's loss is lower by 0.1 at the first budget and 0.05 more with each doubling."""
+    records = []
+    for shift in shifts:
+        for place, budget in enumerate(budgets):
+            for seed in range(seeds):
+                hard = 3.0 - 0.2 * place + 0.01 * seed
+                gain = 0.1 + 0.05 * place + 0.004 * (seed % 2)
+                records += [
+                    run(make, shift, "hard_switch", budget, seed, hard),
+                    run(make, shift, "smoothing", budget, seed, hard - gain),
+                    run(make, shift, "constant_replay", budget, seed, hard + 0.01 * (-1) ** seed),
+                ]
+    return records
+
+
+def test_each_budget_has_its_verdict_and_the_last_row_the_slope(make_record: Make) -> None:
+    tables = pretraining_tables(build_study(language(make_record, ("gsm8k", "shakespeare"))))
+    assert [t.title for t in tables] == [
+        "gsm8k: target loss", "shakespeare: target loss", "gsm8k: source loss", "shakespeare: source loss",
+    ]  # fmt: skip
+    columns, rows = tables[0].columns, tables[0].rows
+    place = columns.index("smoothing")
+    assert [row[0] for row in rows] == ["32", "64", "128", "256", "for each doubling"]
+    assert [row[1].split(" ")[0] for row in rows[:4]] == ["3.045", "2.845", "2.645", "2.445"]
+    assert [row[place][:8] for row in rows[:4]] == ["▲ −0.102", "▲ −0.152", "▲ −0.202", "▲ −0.252"]
+    assert rows[4][place] == "−0.0500 (−0.0500 to −0.0500)"
+    assert {row[columns.index("constant replay")][0] for row in rows[:4]} == {"○"}
+    # Twice the loss, and so twice the slope.
+    assert tables[2].rows[4][place] == "−0.1000 (−0.1000 to −0.1000)"
+
+
+def test_the_slope_is_of_seeds_with_every_budget(make_record: Make) -> None:
+    records = language(make_record)
+    cut = [
+        r for r in records
+        if r.config["seed"] < 8 or r.config["num_pretraining_steps"] != 256
+    ]  # fmt: skip
+    table = pretraining_tables(build_study(cut))[0]
+    assert "over 8 to 10 seeds" in table.caption
+    assert table.rows[4][table.columns.index("smoothing")].startswith("−0.0500")
+    short = [r for r in records if r.config["seed"] == 0 or r.config["num_pretraining_steps"] == 32]
+    table = pretraining_tables(build_study(short))[0]
+    assert table.rows[4][table.columns.index("smoothing")] == "–"
+
+
+def test_one_budget_is_no_trend(tmp_path: Path, make_record: Make) -> None:
+    records = language(make_record, budgets=(32,))
+    study = build_study(records)
+    assert pretraining_markdown(study) == "No runs yet."
+    assert gain_by_budget(study, {}, name="x") is None
+    text = write_report(records, tmp_path / "one.html").read_text()
+    assert "against the pretraining budget" not in text
+
+
+def test_the_page_draws_a_panel_a_target_with_gains_upwards(
+    tmp_path: Path, make_record: Make
+) -> None:
+    records = language(make_record, ("gsm8k", "shakespeare"))
+    plot = gain_by_budget(build_study(records), {"smoothing": "#123456"}, name="gain")
+    assert plot is not None
+    gains = {row[:3]: row[3:6] for row in plot.sheet.rows}
+    value, low, high = gains["gsm8k", "smoothing", 256]
+    assert value == pytest.approx(0.252)
+    assert low < value < high
+    assert len({trace.xaxis for trace in plot.figure.data}) == 2
+    text = write_report(records, tmp_path / "page.html").read_text()
+    assert "The gain against the pretraining budget" in text
+    assert "for each doubling" in text
