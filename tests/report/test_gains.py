@@ -13,7 +13,7 @@ import pytest
 
 from segue.report.batch_norms import batch_norm_markdown, batch_norm_table
 from segue.report.claims import judge
-from segue.report.gains import gains, gains_markdown, gains_table
+from segue.report.gains import gains, gains_markdown, gains_tables
 from segue.report.page import write_report
 from segue.report.study import build_study
 from segue.runs.records import Record
@@ -71,9 +71,7 @@ def everything(make: Make) -> list[Record]:
 
 def test_gains_are_paired_differences_and_shares_of_what_replay_keeps(make_record: Make) -> None:
     regime = build_study(everything(make_record)).regimes[0]
-    shifts, found = gains(regime)
-    by_method = {gain.method: gain for gain in found}
-    assert shifts == ("a_to_b", "b_to_a")
+    by_method = {gain.method: gain for gain in gains(regime, ("a_to_b", "b_to_a"))}
     assert set(by_method) == set(METHODS) - {"hard_switch"}
     features = by_method["smoothing_features"]
     assert features.target.mean == pytest.approx(0.02)
@@ -100,23 +98,53 @@ def test_the_share_is_left_out_where_replay_keeps_nothing_for_sure(make_record: 
         for method in ("hard_switch", "smoothing", "l2sp")
         for seed in SEEDS
     ]
-    table = gains_table(build_study(records).regimes[0])
-    assert table is not None
+    (table,) = gains_tables(build_study(records).regimes[0])
     assert not any("share" in column for column in table.columns)
     assert not any("target ramp" in column for column in table.columns)
 
 
-def test_gains_are_over_the_shifts_that_every_method_has(make_record: Make) -> None:
+def test_gains_are_over_the_shifts_of_all_methods_and_over_those_of_the_treatment(
+    make_record: Make,
+) -> None:
     records = everything(make_record)
     records += [
-        run(make_record, "c_to_a", method, seed, target=0.0)
-        for method in ("hard_switch", "smoothing")
+        run(make_record, "c_to_a", method, seed, target=60.0 + gain)
+        for method, gain in (("hard_switch", 0.0), ("smoothing", 4.0))
         for seed in SEEDS
     ]
     text = gains_markdown(build_study(records))
-    assert "mean over 2 shifts (a to b, b to a)" in text
-    assert "| smoothing features | +2.0 (2.0 to 2.0) | +0.5 (0.5 to 0.5) | +9.0" in text
-    assert "80 (80 to 80)" in text
+    first, second = text.split("shares with Fieller")[0], text.split("shares with Fieller")[1]
+    assert "mean over 2 shifts (a to b, b to a)" in first
+    assert "| smoothing features | +2.0 (2.0 to 2.0) | +0.5 (0.5 to 0.5) | +9.0" in first
+    assert "80 (80 to 80)" in first
+    assert "mean over 3 shifts (a to b, b to a, c to a)" in second
+    assert "| smoothing | +2.0 (2.0 to 2.0) |" in second
+    assert "features" not in second
+
+
+def test_methods_that_share_no_shift_leave_those_that_do(make_record: Make) -> None:
+    records = everything(make_record)
+    records += [run(make_record, "c_to_a", "ewc", seed) for seed in SEEDS]
+    (table,) = gains_tables(build_study(records).regimes[0])
+    assert "ewc" not in {row[0] for row in table.rows}
+    assert len(table.rows) == len(METHODS) - 1
+
+
+def test_a_row_says_how_many_seeds_each_difference_has(make_record: Make) -> None:
+    records = [
+        r for r in everything(make_record)
+        if r.config["method"]["name"] != "target_ramp" or r.config["seed"] < 4
+    ]  # fmt: skip
+    failed = next(
+        i for i, r in enumerate(records)
+        if (r.config["method"]["name"], r.config["seed"]) == ("l2sp", 5)
+    )  # fmt: skip
+    records[failed] = dataclasses.replace(records[failed], status="failed", metrics={})
+    (table,) = gains_tables(build_study(records).regimes[0])
+    seeds = {row[0]: row[-1] for row in table.rows}
+    assert seeds == {
+        "smoothing": "4 to 6", "smoothing features": "4 to 6", "l2sp": "4 to 5", "target ramp": "4",
+    }  # fmt: skip
 
 
 def test_batch_norm_policies_stand_side_by_side(make_record: Make) -> None:
@@ -129,6 +157,11 @@ def test_batch_norm_policies_stand_side_by_side(make_record: Make) -> None:
     records += [
         run(make_record, "a_to_b", "constant_mix", s, target=61.0 + s, dropout=0.0) for s in SEEDS
     ]
+    # Another mix, that has no second policy, is another thing.
+    other = [run(make_record, "a_to_b", "constant_mix", s, target=0.0) for s in SEEDS]
+    for record in other:
+        record.config["method"]["num_bank_examples"] = 16
+    records += [dataclasses.replace(r, run_id=f"zz{i}") for i, r in enumerate(other)]
     # Seeds that only one policy has are not compared with others.
     records += [run(make_record, "a_to_b", "constant_mix", s, target=0.0) for s in (8, 9)]
     table = batch_norm_table(build_study(records))

@@ -83,6 +83,30 @@ def test_the_slope_is_of_seeds_with_every_budget(make_record: Make) -> None:
     assert table.rows[4][table.columns.index("smoothing")] == "–"
 
 
+def test_a_method_at_some_budgets_is_compared_at_those(make_record: Make) -> None:
+    records = language(make_record)
+    some = [
+        r for r in records
+        if r.config["method"]["name"] != "constant_replay" or r.config["num_pretraining_steps"] < 128
+    ]  # fmt: skip
+    whole, cut = (pretraining_tables(build_study(runs))[0] for runs in (records, some))
+    place = whole.columns.index("constant replay")
+    assert [row[place] for row in cut.rows[2:4]] == ["–", "–"]
+    assert cut.rows[4][place] == "0.0000 (0.0000 to 0.0000)"
+    assert "over 10 seeds" in cut.caption
+
+
+def test_another_setting_with_one_budget_hides_no_trend(tmp_path: Path, make_record: Make) -> None:
+    records = language(make_record, seeds=6, budgets=(32, 64))
+    longer = language(make_record, ("gsm8k", "shakespeare", "code"), budgets=(32,))
+    for record in longer:
+        record.config["num_target_steps"] = 999
+    records += [dataclasses.replace(r, run_id=f"z{i}") for i, r in enumerate(longer)]
+    assert len(pretraining_tables(build_study(records))) == 2
+    text = write_report(records, tmp_path / "page.html").read_text()
+    assert "The gain against the pretraining budget" in text
+
+
 def test_one_budget_is_no_trend(tmp_path: Path, make_record: Make) -> None:
     records = language(make_record, budgets=(32,))
     study = build_study(records)

@@ -11,7 +11,7 @@ from segue.report.claims import RegimeVerdicts
 from segue.report.curve_figures import method_colours, shift_curves
 from segue.report.families import ACCURACY
 from segue.report.figures import paired_differences
-from segue.report.gains import gains_table
+from segue.report.gains import gains_tables
 from segue.report.listing import method_rows, results_sheet, scores_sheet
 from segue.report.pooled_figures import performance_profiles, pooled_differences, probabilities
 from segue.report.score_sections import Page, plain_table
@@ -79,7 +79,10 @@ def accuracy_section(
         if is_pooled
         else None,
         "profiles": page.add(profiles, "Performance profiles"),
-        "gains": plain_table(page, gains_table(regime), prefix + "gains"),
+        "gains": [
+            plain_table(page, table, f"{prefix}gains_{i + 1}")
+            for i, table in enumerate(gains_tables(regime))
+        ],
         "shifts": shifts,
         "results_file": page.add_sheet(results_sheet(prefix + "results", rows)),
         "scores_file": page.add_sheet(scores_sheet(prefix + "scores", rows)),

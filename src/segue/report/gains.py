@@ -1,4 +1,4 @@
-"""What each method gains on the target and keeps of the source, over the shifts that all have.
+"""What each method gains on the target and keeps of the source.
 
 For the families judged by accuracy: differences to the hard switch and to the ramp without a source
 term, and the share of replay's retention that a method keeps.
@@ -18,7 +18,7 @@ from segue.report.settings import method_of, shift_of
 from segue.report.study import Regime, Study
 from segue.report.text import counted, name_of, number, signed
 
-__all__ = ["Gain", "gains", "gains_markdown", "gains_table", "points_text"]
+__all__ = ["Gain", "gains", "gains_markdown", "gains_tables", "points_text"]
 
 _REPLAY = "smoothing"
 _CONTROL = "target_ramp"
@@ -47,23 +47,20 @@ class Gain:
     share: Interval | None
 
 
-def gains(regime: Regime) -> tuple[tuple[str, ...], list[Gain]]:
-    """The shifts that every method has, and every method but the hard switch on them.
+def gains(regime: Regime, shifts: Sequence[str]) -> list[Gain]:
+    """Every method that was run on all of ``shifts``, but the hard switch.
 
     A seed counts where both methods of a difference have a finite score on each of these shifts.
     """
-    if regime.hard_switch is None:
-        return (), []
-    run = {m: {shift_of(r) for r in regime.records if method_of(r) == m} for m in regime.methods}
-    shifts = tuple(sorted(set.intersection(*run.values())))
-    if not shifts:
-        return (), []
-    target = {m: _scores(regime, m, shifts, "target_accuracy") for m in regime.methods}
-    source = {m: _scores(regime, m, shifts, "source_accuracy") for m in regime.methods}
     hard = regime.hard_switch
+    methods = [m for m, own in _run_on(regime).items() if own >= set(shifts)]
+    if hard not in methods or not shifts:
+        return []
+    target = {m: _scores(regime, m, shifts, "target_accuracy") for m in methods}
+    source = {m: _scores(regime, m, shifts, "source_accuracy") for m in methods}
     replay = _differences(source.get(_REPLAY, {}), source[hard])
     found = []
-    for method in regime.methods:
+    for method in methods:
         if method == hard:
             continue
         kept = _differences(source[method], source[hard])
@@ -83,12 +80,33 @@ def gains(regime: Regime) -> tuple[tuple[str, ...], list[Gain]]:
                 share,
             )
         )
-    return shifts, found
+    return found
 
 
-def gains_table(regime: Regime) -> ScoreTable | None:
-    """The gains in points and percent; None where no shift has every method."""
-    shifts, found = gains(regime)
+def gains_tables(regime: Regime) -> list[ScoreTable]:
+    """The gains over the shifts that all methods have, and over all that the treatment has.
+
+    One of them where they are the same, or where no shift has every method.
+    """
+    run_on = _run_on(regime)
+    if not regime.comparable:
+        return []
+    both = run_on[str(regime.hard_switch)] & run_on[str(regime.treatment)]
+    choices = dict.fromkeys((frozenset.intersection(*run_on.values()), frozenset(both)))
+    made = [_table(regime, sorted(shifts)) for shifts in choices if shifts]
+    return [table for table in made if table is not None]
+
+
+def _run_on(regime: Regime) -> dict[str, frozenset[str]]:
+    """Method → the shifts it was run on."""
+    return {
+        m: frozenset(shift_of(r) for r in regime.records if method_of(r) == m)
+        for m in regime.methods
+    }
+
+
+def _table(regime: Regime, shifts: Sequence[str]) -> ScoreTable | None:
+    found = gains(regime, shifts)
     if not found:
         return None
     has_control = any(gain.over_control for gain in found)
@@ -104,7 +122,7 @@ def gains_table(regime: Regime) -> ScoreTable | None:
         row += [points_text(gain.over_control)] if has_control else []
         row += [points_text(gain.source)]
         row += [_percent(gain.share)] if has_share else []
-        rows.append((*row, str(gain.target.num_values)))
+        rows.append((*row, _seeds(gain)))
     caption = (
         f"Points of accuracy, mean over {counted(len(shifts), 'shift')} "
         f"({', '.join(map(name_of, shifts))}), with 95 % t intervals over seeds"
@@ -113,13 +131,21 @@ def gains_table(regime: Regime) -> ScoreTable | None:
     return ScoreTable(tuple(columns), tuple(rows), caption)
 
 
+def _seeds(gain: Gain) -> str:
+    """How many seeds the differences of a row rest on."""
+    intervals = (gain.target, gain.over_control, gain.source, gain.share)
+    counts = {i.num_values for i in intervals if i is not None}
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def gains_markdown(study: Study) -> str:
-    """The table of the first regime that is judged by accuracy."""
+    """The tables of the first regime that is judged by accuracy."""
     regimes = (r for r in study.regimes if r.comparable and r.family not in FAMILIES)
     for regime in regimes:
-        made = gains_table(regime)
-        if made is not None:
-            return made.to_markdown()
+        made = [table.to_markdown() for table in gains_tables(regime)]
+        if made:
+            return "\n\n".join(made)
     return "No runs yet."
 
 

@@ -23,7 +23,7 @@ from segue.report.listing import (
 )
 from segue.report.palette import KEYS
 from segue.report.pictures import Picture, find_pictures
-from segue.report.pretraining import gain_by_budget, pretraining_tables
+from segue.report.pretraining import gain_by_budget, pretraining_tables, widest_budgets
 from segue.report.render import render_page
 from segue.report.score_sections import plain_table, score_section
 from segue.report.score_study import ScoreVerdicts, judge_scores
@@ -196,7 +196,7 @@ class _Page:
         tables = pretraining_tables(study)
         if not tables:
             return None
-        regime = next(r for r in study.shown if "num_pretraining_steps" in r.settings)
+        regime = widest_budgets(study)[0]
         named = (regime.hard_switch, regime.treatment)
         other = next((m for m in regime.methods if m not in named), None)
         plot = gain_by_budget(study, method_colours(regime, other), name="gain_by_budget")

@@ -27,7 +27,7 @@ from segue.report.text import counted, name_of, number, signed
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["gain_by_budget", "pretraining_markdown", "pretraining_tables"]
+__all__ = ["gain_by_budget", "pretraining_markdown", "pretraining_tables", "widest_budgets"]
 
 _BUDGET = "num_pretraining_steps"
 _Rows = Mapping[tuple[str, str], Sequence[ComparisonRow]]
@@ -40,7 +40,7 @@ def pretraining_tables(study: Study, *, rng_seed: int = 0) -> list[ScoreTable]:
     Differences are paired by seed; Holm over the budgets, for each target and method by itself. Empty
     unless regimes that differ in the pretraining budget alone have several.
     """
-    regimes = _widest(study)
+    regimes = widest_budgets(study)
     tables = []
     for score in FAMILIES[regimes[0].family].scores if regimes else ():
         records = [r for regime in regimes for r in regime.records]
@@ -57,16 +57,15 @@ def pretraining_markdown(study: Study) -> str:
     return "\n\n".join(made.to_markdown() for made in pretraining_tables(study)) or "No runs yet."
 
 
-def _widest(study: Study) -> list[Regime]:
+def widest_budgets(study: Study) -> list[Regime]:
     """Comparable regimes that differ in the budget alone, by that budget; empty below two."""
     groups: dict[Any, list[Regime]] = {}
     for regime in study.regimes:
         if regime.comparable and regime.family in FAMILIES and _BUDGET in regime.settings:
             rest = {path: v for path, v in regime.settings.items() if path != _BUDGET}
             groups.setdefault(key_of_settings(rest), []).append(regime)
-    widest = max(groups.values(), key=lambda g: sum(len(r.records) for r in g), default=[])
-    if len(widest) < 2:
-        return []
+    several = [group for group in groups.values() if len(group) > 1]
+    widest = max(several, key=lambda g: sum(len(r.records) for r in g), default=[])
     return sorted(widest, key=lambda regime: float(regime.settings[_BUDGET]))
 
 
@@ -75,8 +74,14 @@ def _compared(regimes: Sequence[Regime], score: FamilyScore, rng_seed: int) -> _
     records = [r for regime in regimes for r in regime.records]
     found: dict[tuple[str, str], Sequence[ComparisonRow]] = {}
     for shift, method in sorted({(shift_of(r), method_of(r)) for r in records}):
-        own = [r for r in records if shift_of(r) == shift and method_of(r) in (method, hard)]
-        if method == hard or not any(r.metrics.get(score.metric) is not None for r in own):
+        here = [r for r in records if shift_of(r) == shift and method_of(r) in (method, hard)]
+        # A budget that one of the two was not run at is no comparison that Holm should count.
+        budgets = [
+            {r.config[_BUDGET] for r in here if method_of(r) == name and _has(r, score)}
+            for name in (method, hard)
+        ]
+        own = [r for r in here if r.config[_BUDGET] in budgets[0] & budgets[1]]
+        if method == hard or not own:
             continue
         found[shift, method] = compare(
             own,
@@ -92,6 +97,10 @@ def _compared(regimes: Sequence[Regime], score: FamilyScore, rng_seed: int) -> _
             rng=np.random.default_rng(rng_seed),
         )
     return found
+
+
+def _has(record: Record, score: FamilyScore) -> bool:
+    return record.status == "completed" and record.metrics.get(score.metric) is not None
 
 
 def _table(
@@ -167,7 +176,7 @@ def gain_by_budget(study: Study, colours: Mapping[str, str], *, name: str) -> Pl
     Returns:
         None unless regimes that differ in the pretraining budget alone have several.
     """
-    regimes = _widest(study)
+    regimes = widest_budgets(study)
     if not regimes:
         return None
     score = FAMILIES[regimes[0].family].scores[0]

@@ -14,7 +14,7 @@ from segue.report.families import FAMILIES, FamilyScore
 from segue.report.score_study import ScoreVerdicts, judge_scores, seeds_of, treatment_against
 from segue.report.sentences import verdict_words
 from segue.report.study import Regime, Study
-from segue.report.tables import MARKS, cell, markdown
+from segue.report.tables import MARKS, cell, cell_long, markdown
 from segue.report.text import counted, name_of, number, signed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ScoreTable:
         columns = [cell(column) for column in self.columns]
         made = markdown(columns, [[cell(text) for text in row] for row in self.rows])
         title = f"**{cell(self.title)}**\n\n" if self.title else ""
-        return f"{title}{made}\n\n{self.caption}"
+        return f"{title}{made}\n\n{cell_long(self.caption)}"
 
 
 def score_tables(study: Study) -> str:
