@@ -118,6 +118,20 @@ def test_pairs_that_were_not_tuned_take_what_is_best_on_average() -> None:
     }
 
 
+def test_what_is_best_from_the_checkpoint_is_not_chosen_for_domain_models() -> None:
+    records = []
+    for pairs, best in ((TUNED_PAIRS, 0.01), (CHECKPOINT_PAIRS, 0.2)):
+        for config in tuning(FROZEN, pairs, ("hard_switch",))([]):
+            any_config: Any = config
+            is_best = any_config.optimizer.learning_rate == best
+            # The checkpoint's pairs would outvote the others, were they counted together.
+            gap = 0.1 if best == 0.01 else 0.4
+            records.append(record_of(config, 0.5 + gap * is_best))
+    settings = chosen(records, ["cartoon_to_photo", "imagenet_to_photo"])
+    assert settings["cartoon_to_photo"]["hard_switch"][0] == 0.01
+    assert settings["imagenet_to_photo"]["hard_switch"][0] == 0.2
+
+
 def test_from_the_checkpoint_no_method_uses_source_data() -> None:
     configs: list[Any] = tuning(FROZEN, CHECKPOINT_PAIRS, NEEDS_NO_DATA)([])
     assert all(config.source is None for config in configs)

@@ -9,7 +9,7 @@ from typing import get_args
 
 from segue.analysis.selection import choose_settings
 from segue.batchnorm import BatchNormPolicy
-from segue.experiments.vision.config import AdaptationConfig
+from segue.experiments.vision.config import CHECKPOINT, AdaptationConfig
 from segue.experiments.vision.methods import METHODS, make_method
 from segue.experiments.vision.setting import Setting
 from segue.runs.grid import RunConfig
@@ -118,26 +118,34 @@ def chosen(
 ) -> dict[str, Settings]:
     """Settings chosen on the tuning seeds, by shift and method.
 
-    A shift that was not tuned takes the settings that are best on average over the tuned ones. Without
-    tuning records (as in a dry run) it is the second trial.
+    A shift that was not tuned takes the settings that are best on average over the tuned ones of its
+    kind, from a domain model or from the checkpoint. Without tuning records (as in a dry run) it is the
+    second trial.
     """
     tuned = [r for r in records if r.kind == "target" and r.config["split"] == "validation"]
     found: dict[str, Settings] = {}
-    means: dict[str, dict[tuple[float, float, float], list[float]]] = {}
+    means: dict[tuple[bool, str], dict[tuple[float, float, float], list[float]]] = {}
     for choice in choose_settings(tuned, settings=_TUNED, group_by=_CHOSEN_BY) if tuned else []:
         shift, method = (choice.group[path] for path in _CHOSEN_BY)
         if choice.settings is not None:
             found.setdefault(shift, {})[method] = _values(choice.settings)
         for trial in choice.trials:
-            means.setdefault(method, {}).setdefault(_values(trial.settings), []).append(trial.mean)
-    pooled = {method: _best_on_average(each) for method, each in means.items()}
+            kind = means.setdefault((_from_checkpoint(shift), method), {})
+            kind.setdefault(_values(trial.settings), []).append(trial.mean)
+    pooled = {kind: _best_on_average(each) for kind, each in means.items()}
     return {
         shift: {
-            method: found.get(shift, {}).get(method) or pooled.get(method) or trials(method)[1]
+            method: found.get(shift, {}).get(method)
+            or pooled.get((_from_checkpoint(shift), method))
+            or trials(method)[1]
             for method in methods
         }
         for shift in shifts
     }
+
+
+def _from_checkpoint(shift: str) -> bool:
+    return shift.startswith(f"{CHECKPOINT}_to_")
 
 
 def _values(settings: Mapping[str, float]) -> tuple[float, float, float]:
