@@ -96,6 +96,25 @@ def test_a_method_at_some_budgets_is_compared_at_those(make_record: Make) -> Non
     assert "over 10 seeds" in cut.caption
 
 
+def test_equal_compute_has_a_column_of_its_own(make_record: Make) -> None:
+    records = language(make_record)
+    k, replay = 150, 64  # the smoothing of the fixture, with batches of 64 and 600 steps
+    longer = []
+    for seed in range(10):
+        record = run(make_record, "gsm8k", "hard_switch", 256, seed, 2.3)
+        record.config["num_target_steps"] += k * replay // record.config["batch_size"]
+        longer.append(dataclasses.replace(record, run_id=f"e{seed}"))
+    table = pretraining_tables(build_study(records + longer))[0]
+    place = table.columns.index("smoothing against the hard switch at equal compute")
+    # 3.0 - 0.6 + 0.045 - 0.252 at the last budget, against 2.3.
+    assert [row[place][:8] for row in table.rows[:4]] == ["–", "–", "–", "▲ −0.107"]
+    plain = pretraining_tables(build_study(records))[0]
+    assert [row[:place] for row in table.rows] == [row[:place] for row in plain.rows]
+    plot = gain_by_budget(build_study(records + longer), {}, name="gain")
+    assert plot is not None
+    assert {row[1] for row in plot.sheet.rows} == {"smoothing", "constant_replay"}
+
+
 def test_another_setting_with_one_budget_hides_no_trend(tmp_path: Path, make_record: Make) -> None:
     records = language(make_record, seeds=6, budgets=(32, 64))
     longer = language(make_record, ("gsm8k", "shakespeare", "code"), budgets=(32,))

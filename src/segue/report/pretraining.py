@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["gain_by_budget", "pretraining_markdown", "pretraining_tables", "widest_budgets"]
 
 _BUDGET = "num_pretraining_steps"
+_EQUAL = " against the hard switch at equal compute"
 _Rows = Mapping[tuple[str, str], Sequence[ComparisonRow]]
 """Shift and method → one comparison with the hard switch a budget."""
 
@@ -37,6 +38,7 @@ _Rows = Mapping[tuple[str, str], Sequence[ComparisonRow]]
 def pretraining_tables(study: Study, *, rng_seed: int = 0) -> list[ScoreTable]:
     """A table a score and target: a row a budget, and how the difference grows with it.
 
+    A column a method; where the hard switch was also trained for longer, one for equal compute.
     Differences are paired by seed; Holm over the budgets, for each target and method by itself. Empty
     unless regimes that differ in the pretraining budget alone have several.
     """
@@ -70,33 +72,45 @@ def widest_budgets(study: Study) -> list[Regime]:
 
 
 def _compared(regimes: Sequence[Regime], score: FamilyScore, rng_seed: int) -> _Rows:
-    hard = str(regimes[0].hard_switch)
-    records = [r for regime in regimes for r in regime.records]
+    """Every method against the hard switch, and the treatment against it at equal compute."""
+    hard, treatment = str(regimes[0].hard_switch), str(regimes[0].treatment)
+    records = [r for regime in regimes for r in regime.records if _has(r, score)]
+    longer = [r for regime in regimes for r in regime.equal_compute if _has(r, score)]
     found: dict[tuple[str, str], Sequence[ComparisonRow]] = {}
-    for shift, method in sorted({(shift_of(r), method_of(r)) for r in records}):
-        here = [r for r in records if shift_of(r) == shift and method_of(r) in (method, hard)]
-        # A budget that one of the two was not run at is no comparison that Holm should count.
-        budgets = [
-            {r.config[_BUDGET] for r in here if method_of(r) == name and _has(r, score)}
-            for name in (method, hard)
-        ]
-        own = [r for r in here if r.config[_BUDGET] in budgets[0] & budgets[1]]
-        if method == hard or not own:
-            continue
-        found[shift, method] = compare(
-            own,
-            treatment=method,
-            baseline=Arm("the hard switch", {METHOD_PATH: hard}),
-            group_by=(_BUDGET,),
-            match=(SHIFT_PATH, "seed"),
-            metric=score.metric,
-            higher_is_better=score.higher_is_better,
-            scale=1.0,
-            unit=score.unit,
-            digits=score.digits,
-            rng=np.random.default_rng(rng_seed),
-        )
-    return found
+    for shift in sorted({shift_of(r) for r in records}):
+        here = [r for r in records if shift_of(r) == shift]
+        plain = [r for r in here if method_of(r) == hard]
+        for method in sorted({method_of(r) for r in here} - {hard}):
+            own = [r for r in here if method_of(r) == method]
+            found[shift, method] = _against(own, plain, "the hard switch", score, rng_seed)
+        smoothed = [r for r in here if method_of(r) == treatment]
+        as_dear = [r for r in longer if shift_of(r) == shift]
+        name = "the hard switch at equal compute"
+        found[shift, treatment + _EQUAL] = _against(smoothed, as_dear, name, score, rng_seed)
+    return {key: rows for key, rows in found.items() if rows}
+
+
+def _against(
+    first: Sequence[Record], second: Sequence[Record], name: str, score: FamilyScore, rng_seed: int
+) -> Sequence[ComparisonRow]:
+    """Paired comparisons at the budgets that both have: others are nothing that Holm should count."""
+    both = {r.config[_BUDGET] for r in first} & {r.config[_BUDGET] for r in second}
+    own = [r for r in (*first, *second) if r.config[_BUDGET] in both]
+    if not own:
+        return ()
+    return compare(
+        own,
+        treatment=method_of(first[0]),
+        baseline=Arm(name, {METHOD_PATH: method_of(second[0])}),
+        group_by=(_BUDGET,),
+        match=(SHIFT_PATH, "seed"),
+        metric=score.metric,
+        higher_is_better=score.higher_is_better,
+        scale=1.0,
+        unit=score.unit,
+        digits=score.digits,
+        rng=np.random.default_rng(rng_seed),
+    )
 
 
 def _has(record: Record, score: FamilyScore) -> bool:
@@ -192,7 +206,7 @@ def gain_by_budget(study: Study, colours: Mapping[str, str], *, name: str) -> Pl
     shown: dict[str, str] = {}
     for i, shift in enumerate(shifts):
         axis, left = "" if i == 0 else str(i + 1), i * (width + 0.09)
-        for method in [m for s, m in compared if s == shift]:
+        for method in [m for s, m in compared if s == shift and not m.endswith(_EQUAL)]:
             rows = [row for row in compared[shift, method] if row.difference.num_pairs]
             colour = colours.get(method, FAINT)
             shown[method] = colour
