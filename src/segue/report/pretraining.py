@@ -200,12 +200,13 @@ def gain_by_budget(study: Study, colours: Mapping[str, str], *, name: str) -> Pl
         return None
     budgets = [int(regime.settings[_BUDGET]) for regime in regimes]
     sign = 1.0 if score.higher_is_better else -1.0
-    figure = base_figure(320, top=34)
-    width = (1.0 - 0.09 * (len(shifts) - 1)) / len(shifts)
+    figure = base_figure(70 + 190 * len(shifts), top=30)
+    gap = 0.22 / len(shifts)
+    tall = (1.0 - gap * (len(shifts) - 1)) / len(shifts)
     sheet: list[tuple[Any, ...]] = []
     shown: dict[str, str] = {}
     for i, shift in enumerate(shifts):
-        axis, left = "" if i == 0 else str(i + 1), i * (width + 0.09)
+        axis, top = "" if i == 0 else str(i + 1), 1.0 - i * (tall + gap)
         for method in [m for s, m in compared if s == shift and not m.endswith(_EQUAL)]:
             rows = [row for row in compared[shift, method] if row.difference.num_pairs]
             colour = colours.get(method, FAINT)
@@ -238,19 +239,19 @@ def gain_by_budget(study: Study, colours: Mapping[str, str], *, name: str) -> Pl
                 for row, g in zip(rows, gains, strict=True)
                 for d in (row.difference,)
             ]  # fmt: skip
+        is_last = shift == shifts[-1]
         figure.update_layout(
             {
-                f"xaxis{axis}": {"domain": [left, left + width], "anchor": f"y{axis}", "type": "log",
-                                 "tickvals": budgets[::2],
-                                 "ticktext": [f"{b:,}" for b in budgets[::2]],
-                                 "title_text": "pretraining steps"},
-                f"yaxis{axis}": {"anchor": f"x{axis}",
-                                 "title_text": f"gain ({score.unit})" if i == 0 else ""},
+                f"xaxis{axis}": {"anchor": f"y{axis}", "type": "log", "tickvals": budgets,
+                                 "ticktext": [f"{b:,}" if is_last else "" for b in budgets],
+                                 "title_text": "pretraining steps" if is_last else ""},
+                f"yaxis{axis}": {"anchor": f"x{axis}", "domain": [max(top - tall, 0.0), top],
+                                 "title_text": f"gain ({score.unit})"},
             }
         )  # fmt: skip
         figure.add_annotation(
-            text=label(shift, 30), showarrow=False, xref="paper", x=left + width / 2, yref="paper",
-            y=1.0, yanchor="bottom", font={"size": 13},
+            text=label(shift, 30), showarrow=False, xref="paper", x=0.0, xanchor="left",
+            yref="paper", y=top, yanchor="bottom", font={"size": 13},
         )  # fmt: skip
     style_axes(figure)
     caption = (
