@@ -138,7 +138,7 @@ def ratio_of_means(
 
     Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16, 1954.
 
-    >>> share = ratio_of_means([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    >>> share = ratio_of_means([2.0, 2.5, 3.0], [4.0, 5.0, 6.0])
     >>> share.mean, share.low, share.high
     (0.5, 0.5, 0.5)
     """
