@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from statistics import linear_regression
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import plotly.graph_objects as go
 
-from segue.analysis.comparison import ComparisonRow, compare, table
+from segue.analysis.comparison import ComparisonRow, table
 from segue.analysis.matching import METHOD_PATH, Arm, key_of
 from segue.analysis.statistics import Interval, t_interval
 from segue.report.families import FAMILIES, FamilyScore
 from segue.report.figures import Plot, label
 from segue.report.palette import FAINT, base_figure, style_axes
+from segue.report.score_study import compare_scores
 from segue.report.score_tables import ScoreTable
-from segue.report.sentences import verdict_words
-from segue.report.settings import SHIFT_PATH, key_of_settings, method_of, shift_of
+from segue.report.settings import method_of, shift_of
 from segue.report.sheets import Sheet
-from segue.report.study import Regime, Study
-from segue.report.tables import MARKS
+from segue.report.study import Regime, Study, alike_but_for
+from segue.report.tables import compared_text
 from segue.report.text import counted, name_of, number, signed
 
 if TYPE_CHECKING:
@@ -61,14 +60,9 @@ def pretraining_markdown(study: Study) -> str:
 
 def widest_budgets(study: Study) -> list[Regime]:
     """Comparable regimes that differ in the budget alone, by that budget; empty below two."""
-    groups: dict[Any, list[Regime]] = {}
-    for regime in study.regimes:
-        if regime.comparable and regime.family in FAMILIES and _BUDGET in regime.settings:
-            rest = {path: v for path, v in regime.settings.items() if path != _BUDGET}
-            groups.setdefault(key_of_settings(rest), []).append(regime)
-    several = [group for group in groups.values() if len(group) > 1]
-    widest = max(several, key=lambda g: sum(len(r.records) for r in g), default=[])
-    return sorted(widest, key=lambda regime: float(regime.settings[_BUDGET]))
+    regimes = [r for r in study.regimes if r.comparable and r.family in FAMILIES]
+    several = [group for group in alike_but_for(regimes, _BUDGET) if len(group) > 1]
+    return max(several, key=lambda g: sum(len(r.records) for r in g), default=[])
 
 
 def _compared(regimes: Sequence[Regime], score: FamilyScore, rng_seed: int) -> _Rows:
@@ -98,19 +92,8 @@ def _against(
     own = [r for r in (*first, *second) if r.config[_BUDGET] in both]
     if not own:
         return ()
-    return compare(
-        own,
-        treatment=method_of(first[0]),
-        baseline=Arm(name, {METHOD_PATH: method_of(second[0])}),
-        group_by=(_BUDGET,),
-        match=(SHIFT_PATH, "seed"),
-        metric=score.metric,
-        higher_is_better=score.higher_is_better,
-        scale=1.0,
-        unit=score.unit,
-        digits=score.digits,
-        rng=np.random.default_rng(rng_seed),
-    )
+    arm = Arm(name, {METHOD_PATH: method_of(second[0])})
+    return compare_scores(own, method_of(first[0]), arm, score, rng_seed, group_by=_BUDGET)
 
 
 def _has(record: Record, score: FamilyScore) -> bool:
@@ -135,7 +118,7 @@ def _table(
             f"{budget:,}",
             f"{number(mean.mean, score.digits)} ± {number(mean.sd, score.digits)}",
         ]
-        cells += [_difference(by_method[m].get(budget)) for m in methods]
+        cells += [compared_text(by_method[m].get(budget)) for m in methods]
         rows.append(tuple(cells))
     slopes = [_slope(compared[shift, m]) for m in methods]
     rows.append(("for each doubling", "", *(_slope_text(s, score.digits + 1) for s in slopes)))
@@ -151,14 +134,6 @@ def _table(
     columns = ("pretraining steps", "hard switch", *(name_of(m) for m in methods))
     title = f"{name_of(shift)}: {score.label.partition(' (')[0].lower()}"
     return ScoreTable(columns, tuple(rows), caption, title)
-
-
-def _difference(row: ComparisonRow | None) -> str:
-    if row is None:
-        return "–"
-    words = verdict_words(row)
-    interval = f" ({words['interval']})" if words["interval"] else ""
-    return f"{MARKS[words['decision']]} {words['difference']}{interval}"
 
 
 def _slope(rows: Sequence[ComparisonRow]) -> Interval:

@@ -21,7 +21,14 @@ from segue.report.text import counted, name_of
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["ScoreClaim", "ScoreVerdicts", "judge_scores", "seeds_of", "treatment_against"]
+__all__ = [
+    "ScoreClaim",
+    "ScoreVerdicts",
+    "compare_scores",
+    "judge_scores",
+    "seeds_of",
+    "treatment_against",
+]
 
 Cell = tuple[str, str]
 """Shift and method."""
@@ -130,10 +137,25 @@ def _compared(
     regime: Regime, treatment: str, baseline: str, score: FamilyScore, rng_seed: int
 ) -> Sequence[ComparisonRow]:
     name = "the hard switch" if baseline == regime.hard_switch else name_of(baseline)
+    arm = Arm(name, {METHOD_PATH: baseline})
+    return compare_scores(regime.records, treatment, arm, score, rng_seed)
+
+
+def compare_scores(
+    records: Sequence[Record],
+    treatment: str,
+    baseline: Arm,
+    score: FamilyScore,
+    rng_seed: int,
+    *,
+    group_by: str = SHIFT_PATH,
+) -> Sequence[ComparisonRow]:
+    """Compare two arms in a family's score, in its direction and unit; Holm over the groups."""
     return compare(
-        regime.records,
+        records,
         treatment=treatment,
-        baseline=Arm(name, {METHOD_PATH: baseline}),
+        baseline=baseline,
+        group_by=(group_by,),
         match=(SHIFT_PATH, "seed"),
         metric=score.metric,
         higher_is_better=score.higher_is_better,

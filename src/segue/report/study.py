@@ -40,7 +40,7 @@ from segue.report.text import counted, name_of, setting_text
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["Regime", "Study", "build_study"]
+__all__ = ["Regime", "Study", "alike_but_for", "build_study"]
 
 _VISION = "vision"
 _METRICS = (
@@ -145,6 +145,16 @@ def _size(regime: Regime) -> float:
     if regime.family not in FAMILIES:
         return num_runs
     return num_runs / max(1, len({(shift_of(r), method_of(r)) for r in regime.records}))
+
+
+def alike_but_for(regimes: Iterable[Regime], path: str) -> list[list[Regime]]:
+    """Regimes in groups that differ in the number at ``path`` alone, each group by that number."""
+    groups: dict[Key, list[Regime]] = defaultdict(list)
+    for regime in regimes:
+        if path in regime.settings:
+            rest = {p: value for p, value in regime.settings.items() if p != path}
+            groups[key_of_settings(rest)].append(regime)
+    return [sorted(group, key=lambda r: float(r.settings[path])) for group in groups.values()]
 
 
 def build_study(records: Iterable[Record]) -> Study:

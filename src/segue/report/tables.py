@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ablation_table",
     "cell",
+    "compared_text",
     "default_k_text",
     "markdown",
     "markdown_table",
@@ -92,11 +93,11 @@ def primary_table(study: Study, *, rng_seed: int = 0) -> str:
         for method in (regime.hard_switch, regime.treatment):
             found = by_method.get(str(method))
             cells.append(f"{found.mean} ± {found.sd}" if found else "–")
-        cells.append(_compared(row))
+        cells.append(compared_text(row))
         for other in halves[1].rows if len(halves) > 1 else ():
             if group_name(other) == shift:
                 name = other.baseline.rpartition("(")[2].rstrip(")")
-                cells += [cell(name_of(name)), _compared(other)]
+                cells += [cell(name_of(name)), compared_text(other)]
         rows.append(cells)
     columns = ["shift", "hard switch", cell(name_of(regime.treatment)), "against hard switch"]
     if len(halves) > 1:
@@ -113,7 +114,10 @@ def _claim_line(claim: Claim) -> str:
     return f"- {cell_long(claim.question)} {cell_long(claim.sentence + basis)}"
 
 
-def _compared(row: ComparisonRow) -> str:
+def compared_text(row: ComparisonRow | None) -> str:
+    """A comparison in a table: mark, difference and interval; a dash for none."""
+    if row is None:
+        return "–"
     words = verdict_words(row)
     interval = f" ({words['interval']})" if words["interval"] else ""
     return f"{MARKS[words['decision']]} {words['difference']}{interval}"

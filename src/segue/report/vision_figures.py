@@ -23,9 +23,9 @@ from segue.report.palette import (
     spread,
     style_axes,
 )
-from segue.report.settings import key_of_settings, method_of, shift_of
+from segue.report.settings import method_of, shift_of
 from segue.report.sheets import Sheet
-from segue.report.study import Regime, Study
+from segue.report.study import Regime, Study, alike_but_for
 from segue.report.text import counted, name_of, number
 
 __all__ = ["accuracy_by_examples", "confusions"]
@@ -183,13 +183,8 @@ def accuracy_by_examples(
 
 def _widest(study: Study, family: str) -> list[Regime]:
     """Comparable regimes that differ in the number of examples alone, by that number."""
-    groups: dict[Any, list[Regime]] = {}
-    for regime in study.regimes:
-        if regime.family == family and regime.comparable and _EXAMPLES in regime.settings:
-            rest = {path: v for path, v in regime.settings.items() if path != _EXAMPLES}
-            groups.setdefault(key_of_settings(rest), []).append(regime)
-    widest = max(groups.values(), key=len, default=[])
-    return sorted(widest, key=lambda regime: float(regime.settings[_EXAMPLES]))
+    regimes = [r for r in study.regimes if r.family == family and r.comparable]
+    return max(alike_but_for(regimes, _EXAMPLES), key=len, default=[])
 
 
 def _mean_over_shifts(regime: Regime, method: str, shifts: set[str]) -> Interval | None:
