@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from segue.analysis.matching import key_of, lookup, read_score
 from segue.analysis.statistics import Interval, ratio_of_means, t_interval
 from segue.report.families import FAMILIES
 from segue.report.score_tables import ScoreTable
+from segue.report.scores import means_by_seed
 from segue.report.settings import method_of, shift_of
 from segue.report.study import Regime, Study
 from segue.report.text import counted, name_of, number, signed
@@ -22,8 +22,6 @@ __all__ = ["Gain", "gains", "gains_markdown", "gains_tables", "points_text"]
 
 _REPLAY = "smoothing"
 _CONTROL = "target_ramp"
-_Scores = Mapping[str, Mapping[str, float]]
-"""Seed → shift → score."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ def gains(regime: Regime, shifts: Sequence[str]) -> list[Gain]:
     methods = [m for m, own in _run_on(regime).items() if own >= set(shifts)]
     if hard not in methods or not shifts:
         return []
-    target = {m: _scores(regime, m, shifts, "target_accuracy") for m in methods}
-    source = {m: _scores(regime, m, shifts, "source_accuracy") for m in methods}
+    target = {m: means_by_seed(regime, m, shifts, "target_accuracy") for m in methods}
+    source = {m: means_by_seed(regime, m, shifts, "source_accuracy") for m in methods}
     replay = _differences(source.get(_REPLAY, {}), source[hard])
     found = []
     for method in methods:
@@ -149,24 +147,8 @@ def gains_markdown(study: Study) -> str:
     return "No runs yet."
 
 
-def _scores(
-    regime: Regime, method: str, shifts: Sequence[str], metric: str
-) -> dict[str, dict[str, float]]:
-    by_seed: dict[str, dict[str, float]] = {}
-    for shift in shifts:
-        for record in regime.of(shift, method):
-            score = read_score(record, metric, method)
-            if isinstance(score, float):
-                by_seed.setdefault(key_of(lookup(record.config, "seed")), {})[shift] = score
-    return {seed: found for seed, found in by_seed.items() if len(found) == len(shifts)}
-
-
-def _differences(first: _Scores, second: _Scores) -> dict[str, float]:
-    """Seed → mean over the shifts of first minus second."""
-    return {
-        seed: math.fsum(first[seed][s] - second[seed][s] for s in first[seed]) / len(first[seed])
-        for seed in sorted(set(first) & set(second))
-    }
+def _differences(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {seed: first[seed] - second[seed] for seed in sorted(set(first) & set(second))}
 
 
 def points_text(interval: Interval | None) -> str:

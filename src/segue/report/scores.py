@@ -1,9 +1,9 @@
-"""Scores of a run that no metric of its record holds: its fall, what it forgot, equal compute."""
+"""Scores that no single metric holds: a run's fall, what it forgot, equal compute, means over shifts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,14 @@ from segue.analysis.curves import (
     switch_drop,
     value_at_compute,
 )
-from segue.analysis.matching import key_of, lookup
+from segue.analysis.matching import key_of, lookup, read_score
 from segue.report.settings import method_of, shift_of
 from segue.report.study import Regime
 
 if TYPE_CHECKING:
     from segue.runs.records import Record
 
-__all__ = ["Metric", "at_equal_compute", "fall", "forgetting_in", "lowest"]
+__all__ = ["Metric", "at_equal_compute", "fall", "forgetting_in", "lowest", "means_by_seed"]
 
 Metric = Callable[["Record"], "float | None"]
 
@@ -103,3 +103,20 @@ def at_equal_compute(record: Record) -> float | None:
 
 
 at_equal_compute.__name__ = "target accuracy at the hard switch's compute"
+
+
+def means_by_seed(
+    regime: Regime, method: str, shifts: Sequence[str], metric: str
+) -> dict[str, float]:
+    """Seed → mean over ``shifts``, for the seeds that have a finite score on each of them."""
+    by_seed: dict[str, list[float]] = {}
+    for shift in shifts:
+        for record in regime.of(shift, method):
+            score = read_score(record, metric, method)
+            if isinstance(score, float):
+                by_seed.setdefault(key_of(lookup(record.config, "seed")), []).append(score)
+    return {
+        seed: math.fsum(scores) / len(scores)
+        for seed, scores in sorted(by_seed.items())
+        if len(scores) == len(shifts)
+    }

@@ -10,7 +10,6 @@ from typing import Any
 import plotly.graph_objects as go
 
 from segue.analysis.curves import mean_curve
-from segue.analysis.matching import key_of, lookup, read_score
 from segue.analysis.statistics import Interval, t_interval
 from segue.report.figures import Plot, label
 from segue.report.palette import (
@@ -23,7 +22,7 @@ from segue.report.palette import (
     spread,
     style_axes,
 )
-from segue.report.settings import method_of, shift_of
+from segue.report.scores import means_by_seed
 from segue.report.sheets import Sheet
 from segue.report.study import Regime, Study, alike_but_for
 from segue.report.text import counted, name_of, number
@@ -189,18 +188,7 @@ def _widest(study: Study, family: str) -> list[Regime]:
 
 def _mean_over_shifts(regime: Regime, method: str, shifts: set[str]) -> Interval | None:
     """T interval over the seeds that have every shift, of their means over the shifts."""
-    by_seed: dict[str, dict[str, float]] = {}
-    for record in regime.records:
-        if method_of(record) == method and shift_of(record) in shifts:
-            score = read_score(record, "target_accuracy", method)
-            if isinstance(score, float):
-                seed = key_of(lookup(record.config, "seed"))
-                by_seed.setdefault(seed, {})[shift_of(record)] = score
-    means = [
-        math.fsum(scores.values()) / len(scores)
-        for _, scores in sorted(by_seed.items())
-        if set(scores) == shifts
-    ]
+    means = list(means_by_seed(regime, method, sorted(shifts), "target_accuracy").values())
     return t_interval(means) if means else None
 
 
