@@ -16,8 +16,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -67,6 +72,19 @@ def loss_sum(model: nn.Module, batch: Batch, head: str) -> segue.LossSum:
     return segue.LossSum((losses * mask.flatten()).sum(), mask.sum())
 
 
+def shard_with_plugin(accelerator: Accelerator) -> None:
+    """Let ``prepare`` shard the model with the plugin of FSDP2.
+
+    Accelerate chooses the plugin on accelerators only; its code for FSDP2 runs on CPUs as well.
+    """
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=30
+    )
+    for state in (PartialState(), accelerator.state):  # the second is made again from the first
+        state.distributed_type = DistributedType.FSDP
+    assert accelerator.is_fsdp2
+
+
 class Loop:
     """An accelerator, a prepared model and what smooths its training."""
 
@@ -83,7 +101,7 @@ class Loop:
         source: Any = None,
         **options: Any,
     ) -> None:
-        AcceleratorState._reset_state()
+        AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         self.heads = heads
         unused = DistributedDataParallelKwargs(find_unused_parameters=heads[0] != heads[1])
@@ -92,11 +110,13 @@ class Loop:
             gradient_accumulation_steps=num_micro_batches,
             kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
+        if sharding == "fsdp2_plugin":
+            shard_with_plugin(self.accelerator)
         torch.manual_seed(0)
         model: nn.Module = TwoHeads(dropout).double()
         if heads == ("new", "new"):
             del model.old
-        if sharding == "fsdp2" and self.accelerator.num_processes > 1:
+        if sharding == "fsdp2":
             mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
             for part in (*model.children(), model):
                 fully_shard(part, mesh=mesh)
@@ -105,10 +125,14 @@ class Loop:
         loader = DataLoader(
             TensorDataset(*examples(2, num_target)), batch_size, generator=torch.Generator()
         )
-        if not isinstance(model, FSDPModule):
-            model = self.accelerator.prepare(model)
-        self.model = model
-        self.optimizer, self.loader = self.accelerator.prepare(optimizer, loader)
+        if sharding == "fsdp2":
+            self.model = model
+            self.optimizer, self.loader = self.accelerator.prepare(optimizer, loader)
+        else:
+            self.model, self.optimizer, self.loader = self.accelerator.prepare(
+                model, optimizer, loader
+            )
+        assert isinstance(self.model, FSDPModule) == sharding.startswith("fsdp2")
         settings: dict[str, Any] = {
             "source": examples(1, 20) if source is None else source,
             "source_batch_size": 8,
@@ -209,6 +233,14 @@ def fsdp2_mix() -> Any:
     return train(2, 2, sharding="fsdp2", mode="mix")
 
 
+def fsdp2_plugin() -> Any:
+    return train(2, 2, sharding="fsdp2_plugin")
+
+
+def fsdp2_plugin_mix() -> Any:
+    return train(2, 2, sharding="fsdp2_plugin", mode="mix")
+
+
 def one_head_1x8() -> Any:
     return train(1, 8, heads=("new", "new"))
 
@@ -285,10 +317,10 @@ def not_a_number_on_one_rank() -> Any:
     return "nothing was raised"
 
 
-def resumed() -> Any:
+def resumed(sharding: str = "ddp") -> Any:
     """Saved inside the ramp and inside an epoch, continued twice; once undisturbed."""
-    folder = Path(sys.argv[4]) / "state"
-    settings: dict[str, Any] = {"dropout": 0.3}
+    folder = Path(sys.argv[4]) / f"state-{sharding}"
+    settings: dict[str, Any] = {"dropout": 0.3, "sharding": sharding}
     undisturbed = Loop(2, 2, **settings)
     for number, window in enumerate(undisturbed.smoothing.windows(undisturbed.loader)):
         undisturbed.step(window)
@@ -307,6 +339,10 @@ def resumed() -> Any:
         found["resumed"].append(loop.weights())
     found["files"] = sorted(path.name for path in folder.iterdir())
     return found
+
+
+def resumed_with_plugin() -> Any:
+    return resumed("fsdp2_plugin")
 
 
 def main() -> None:

@@ -18,9 +18,10 @@ WORKER = Path(__file__).with_name("accelerate_worker.py")
 SECONDS = 120
 ALONE = ("one_by_8", "two_by_4", "four_by_2", "one_head_1x8", "one_by_8_even")
 TOGETHER = (
-    "one_by_4", "two_by_2", "fsdp2", "fsdp2_mix", "one_head_mix", "gradients_of_the_heads",
-    "uneven_targets", "uneven_shards", "different_banks", "one_empty_shard",
-    "not_a_number_on_one_rank", "resumed",
+    "one_by_4", "two_by_2", "fsdp2", "fsdp2_mix", "fsdp2_plugin", "fsdp2_plugin_mix",
+    "one_head_mix", "gradients_of_the_heads", "uneven_targets", "uneven_shards",
+    "different_banks", "one_empty_shard", "not_a_number_on_one_rank", "resumed",
+    "resumed_with_plugin",
 )  # fmt: skip
 
 
@@ -73,7 +74,10 @@ def test_accumulation_equals_the_full_batch_with_unequal_items(
     assert parts["trace"] == whole["trace"] == [1.0, 0.75, 0.5, 0.25] + [0.0] * 6
 
 
-@pytest.mark.parametrize("case", ["one_by_4", "two_by_2", "fsdp2", "fsdp2_mix"])
+@pytest.mark.parametrize(
+    "case",
+    ["one_by_4", "two_by_2", "fsdp2", "fsdp2_mix", "fsdp2_plugin", "fsdp2_plugin_mix"],
+)
 def test_two_ranks_equal_one_on_the_same_global_batches(case: str, found: dict[str, Any]) -> None:
     alone = found["alone"]["one_by_8_even" if case == "one_by_4" else "one_by_8"]
     for rank in ("rank0", "rank1"):
@@ -96,6 +100,7 @@ def test_the_source_is_evaluated_during_the_ramp_only_and_on_every_rank(
         assert found[rank]["one_by_4"]["num_source_calls"] == 4
         assert found[rank]["two_by_2"]["num_source_calls"] == 8
         assert found[rank]["fsdp2"]["released"]
+        assert found[rank]["fsdp2_plugin"]["released"]
 
 
 def test_a_target_only_head_learns_from_the_first_step_and_a_source_only_head_until_the_last(
@@ -145,9 +150,10 @@ def test_a_loss_that_is_nan_on_one_rank_is_named_on_both(found: dict[str, Any]) 
     assert found["rank1"]["not_a_number_on_one_rank"] == "source 0"
 
 
-def test_a_run_resumed_inside_the_ramp_is_bit_identical(found: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", ["resumed", "resumed_with_plugin"])
+def test_a_run_resumed_inside_the_ramp_is_bit_identical(case: str, found: dict[str, Any]) -> None:
     for rank in ("rank0", "rank1"):
-        seen = found[rank]["resumed"]
+        seen = found[rank][case]
         assert seen["resumed"] == [seen["undisturbed"]] * 2
 
 
