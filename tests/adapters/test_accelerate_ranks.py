@@ -157,7 +157,10 @@ def test_a_run_resumed_inside_the_ramp_is_bit_identical(case: str, found: dict[s
         assert seen["resumed"] == [seen["undisturbed"]] * 2
 
 
-def test_the_state_is_saved_without_pickle_one_file_a_process(found: dict[str, Any]) -> None:
-    files = found["rank0"]["resumed"]["files"]
+@pytest.mark.parametrize("case", ["resumed", "resumed_with_plugin"])
+def test_the_state_is_saved_without_pickle_one_file_a_process(
+    case: str, found: dict[str, Any]
+) -> None:
+    files = found["rank0"][case]["files"]
     assert {"segue-rank-0.safetensors", "segue-rank-1.safetensors"} <= set(files)
     assert not any(name.startswith("custom_checkpoint") for name in files)
