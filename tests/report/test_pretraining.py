@@ -96,6 +96,20 @@ def test_a_method_at_some_budgets_is_compared_at_those(make_record: Make) -> Non
     assert "over 10 seeds" in cut.caption
 
 
+def test_methods_at_few_budgets_are_left_to_the_tables_of_those(make_record: Make) -> None:
+    records = language(make_record, ("gsm8k", "shakespeare"))
+    few = [
+        run(make_record, "gsm8k", "lora", 256, seed, 9.0 + 0.01 * seed) for seed in range(10)
+    ]  # one of four budgets
+    study = build_study(records + few)
+    assert [t.rows for t in pretraining_tables(study)] == [
+        t.rows for t in pretraining_tables(build_study(records))
+    ]
+    plot = gain_by_budget(study, {}, name="gain")
+    assert plot is not None
+    assert {row[1] for row in plot.sheet.rows} == {"smoothing", "constant_replay"}
+
+
 def test_equal_compute_has_a_column_of_its_own(make_record: Make) -> None:
     records = language(make_record)
     k, replay = 150, 64  # the smoothing of the fixture, with batches of 64 and 600 steps

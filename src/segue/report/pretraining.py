@@ -37,17 +37,18 @@ _Rows = Mapping[tuple[str, str], Sequence[ComparisonRow]]
 def pretraining_tables(study: Study, *, rng_seed: int = 0) -> list[ScoreTable]:
     """A table a score and target: a row a budget, and how the difference grows with it.
 
-    A column a method; where the hard switch was also trained for longer, one for equal compute.
+    A column a method that was run, for some target, at half of the treatment's budgets or more (the tables of
+    the regimes have the others); where the hard switch was also trained for longer, one for equal compute.
     Differences are paired by seed; Holm over the budgets, for each target and method by itself. Empty
     unless regimes that differ in the pretraining budget alone have several.
     """
     regimes = widest_budgets(study)
     tables = []
     for score in FAMILIES[regimes[0].family].scores if regimes else ():
-        records = [r for regime in regimes for r in regime.records]
+        hard = [r for g in regimes for r in g.records if method_of(r) == g.hard_switch]
         compared = _compared(regimes, score, rng_seed)
-        for shift in sorted({shift_of(r) for r in records}):
-            made = _table(shift, [r for r in records if shift_of(r) == shift], compared, score)
+        for shift in sorted({shift_of(r) for r in hard}):
+            made = _table(shift, [r for r in hard if shift_of(r) == shift], compared, score)
             if made is not None:
                 tables.append(made)
     return tables
@@ -66,15 +67,16 @@ def widest_budgets(study: Study) -> list[Regime]:
 
 
 def _compared(regimes: Sequence[Regime], score: FamilyScore, rng_seed: int) -> _Rows:
-    """Every method against the hard switch, and the treatment against it at equal compute."""
+    """Methods against the hard switch, and the treatment against it at equal compute."""
     hard, treatment = str(regimes[0].hard_switch), str(regimes[0].treatment)
     records = [r for regime in regimes for r in regime.records if _has(r, score)]
     longer = [r for regime in regimes for r in regime.equal_compute if _has(r, score)]
+    shown = _with_a_trend(records, treatment)
     found: dict[tuple[str, str], Sequence[ComparisonRow]] = {}
     for shift in sorted({shift_of(r) for r in records}):
         here = [r for r in records if shift_of(r) == shift]
         plain = [r for r in here if method_of(r) == hard]
-        for method in sorted({method_of(r) for r in here} - {hard}):
+        for method in sorted(shown & {method_of(r) for r in here} - {hard}):
             own = [r for r in here if method_of(r) == method]
             found[shift, method] = _against(own, plain, "the hard switch", score, rng_seed)
         smoothed = [r for r in here if method_of(r) == treatment]
@@ -82,6 +84,19 @@ def _compared(regimes: Sequence[Regime], score: FamilyScore, rng_seed: int) -> _
         name = "the hard switch at equal compute"
         found[shift, treatment + _EQUAL] = _against(smoothed, as_dear, name, score, rng_seed)
     return {key: rows for key, rows in found.items() if rows}
+
+
+def _with_a_trend(records: Sequence[Record], treatment: str) -> set[str]:
+    """Methods that have, for some target, at least half of the treatment's budgets."""
+    budgets: dict[tuple[str, str], set[int]] = {}
+    for record in records:
+        place = shift_of(record), method_of(record)
+        budgets.setdefault(place, set()).add(record.config[_BUDGET])
+    return {
+        method
+        for (shift, method), own in budgets.items()
+        if 2 * len(own) >= len(budgets.get((shift, treatment), ()))
+    }
 
 
 def _against(
@@ -101,10 +116,9 @@ def _has(record: Record, score: FamilyScore) -> bool:
 
 
 def _table(
-    shift: str, records: Sequence[Record], compared: _Rows, score: FamilyScore
+    shift: str, hard: Sequence[Record], compared: _Rows, score: FamilyScore
 ) -> ScoreTable | None:
     methods = [method for s, method in compared if s == shift]
-    hard = [r for r in records if method_of(r) not in methods]
     means = {
         row.group[_BUDGET]: row for row in table(hard, metric=score.metric, group_by=(_BUDGET,))
     }
