@@ -5,8 +5,11 @@
 HalfCheetah's sizes (17 observations, 6 actions), batches of 256 out of 20,000 random transitions.
 Process time, one thread each; arms take turns in shuffled order, and a ratio is that of the medians with
 its 95 % bootstrap interval. Besides: six seeds trained in one vmapped call, and what a smoothed update
-costs inside the ramp and after it. Six seeds are six times the arithmetic: on one core their cost can only
-fall below six where one seed's update is bound by overhead and not by arithmetic.
+costs inside the ramp and after it.
+
+Beside the targets stands what the core allows: the matrix products that an update cannot do without, at the
+best speed this core shows on a large one, and nothing else (no optimizer, no drawing, no activations). No
+program in float32 gets above it, and six seeds are six times that arithmetic.
 
 d3rlpy needs an older Gymnasium, so it runs in a process of the interpreter that ``--d3rlpy`` names (one in
 which d3rlpy 2 is installed), with its own replay buffer; without it that part is left out. It has no
@@ -16,6 +19,7 @@ target of its own: it is there to show what a user of a library gets.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -111,6 +115,39 @@ def in_jax(
     return run
 
 
+def products_of_an_update(hidden: tuple[int, ...]) -> float:
+    """Return the floating-point operations of one update's matrix products, a mean over the policy delay.
+
+    A product of (m, k) and (k, n) takes 2mkn; backwards it takes as many for the weights and as many for the
+    inputs, which the first layer's need only where the actor learns through the critic. The target networks
+    and one critic in the actor's loss run forwards alone, or forwards and back to their inputs.
+    """
+
+    def network(num_inputs: int, num_outputs: int) -> tuple[float, float]:
+        widths = (num_inputs, *hidden, num_outputs)
+        layers = [2.0 * BATCH * m * n for m, n in itertools.pairwise(widths)]
+        return sum(layers), layers[0]
+
+    critic, first_of_critic = network(NUM_OBSERVATIONS + NUM_ACTIONS, 1)
+    actor, first_of_actor = network(NUM_OBSERVATIONS, NUM_ACTIONS)
+    targets = actor + 2 * critic
+    critics = 2 * (3 * critic - first_of_critic)
+    policy = 3 * actor - first_of_actor + 2 * critic
+    return targets + critics + policy / TD3Config().policy_delay
+
+
+def best_product_speed() -> float:
+    """Return the most floating-point operations a second this core does in one large matrix product."""
+    speeds = []
+    for size in (256, 512, 1024):
+        left, right = torch.rand(size, size), torch.rand(size, size)
+        for _ in range(20):
+            started = time.process_time()
+            torch.mm(left, right)
+            speeds.append(2 * size**3 / max(time.process_time() - started, 1e-9))
+    return max(speeds)
+
+
 def compare(hidden: tuple[int, ...], num_rounds: int) -> bool:
     """Print one network's figures; return whether a target was missed."""
     rows = random_rows()
@@ -145,6 +182,14 @@ def compare(hidden: tuple[int, ...], num_rounds: int) -> bool:
     )
     ratio, low, high = ratio_of_medians(seconds["ours, inside the ramp"], seconds["ours"])
     print(f"  ramp against plain       {ratio:8.2f} x  95 % {low:.2f} to {high:.2f}")
+    speed, products = best_product_speed(), products_of_an_update(hidden)
+    possible = products / speed * NUM_UPDATES  # seconds at the very least
+    print(
+        f"  what the core allows     {NUM_UPDATES / possible:8.0f} updates per second "
+        f"({products / 1e6:.1f} million operations in products, {speed / 1e9:.0f} billion a second): "
+        f"{statistics.median(seconds['PyTorch']) / possible:.2f} x PyTorch; "
+        f"six seeds {6 * possible / statistics.median(seconds['ours']):.2f} x one of ours"
+    )
     return missed or six_missed
 
 
