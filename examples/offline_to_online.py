@@ -36,7 +36,11 @@ def main() -> None:
         "smoothing to a floor": segue.linear_decay(NUM_SMOOTHING_STEPS, final_weight=0.3),
     }.items():
         training = OnlineTraining(
-            SwitchConfig(LEARNER, Objective(schedule), num_env_steps_per_round=10),
+            SwitchConfig(
+                LEARNER,
+                Objective(schedule, num_env_steps_before_updates=LEARNER.batch_size),
+                num_env_steps_per_round=10,
+            ),
             make_env(),
             preprocessing,
             seed=0,

@@ -19,7 +19,9 @@ from PIL import Image, PngImagePlugin
 
 from segue.report.diagnosis import diagnosis_markdown, diagnosis_table, end_of_ramp
 from segue.report.docs import update_docs
+from segue.report.offline_agents import offline_agents_table
 from segue.report.page import write_report
+from segue.report.release import release_table
 from segue.report.score_study import judge_scores
 from segue.report.score_tables import (
     aggregate_markdown,
@@ -250,6 +252,59 @@ def test_the_four_moments_follow_each_runs_own_ramp(offline_records: list[Record
     assert diagnosis_markdown(build_study(offline_records)).count("| method |") == 2
 
 
+def test_the_fall_once_the_source_is_gone_is_taken_from_the_score_then(
+    offline_records: list[Record],
+) -> None:
+    regime = build_study(offline_records).regimes[0]
+    table = release_table(regime, "hopper-medium")
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["hard switch", "smoothing"]  # the floor never lets go
+    hard, smoothing = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (hard["λ = 0 at step"], smoothing["λ = 0 at step"]) == ("0", "10,000")
+    for row in (hard, smoothing):
+        assert (row["start S₀"], row["score then"]) == ("83.0", "83.0")
+        assert row["lowest within 10,000 steps after"] == "5.0"
+        assert row["change"] == "−78.0 (−80.0 to −76.0)"
+        assert row["fell by over 10 points"] == "7 of 7"
+    # A run that ends sooner than 10,000 steps after λ = 0 would be looked at for a shorter time.
+    cut = [
+        dataclasses.replace(
+            r, curves={n: {k: v[:-1] for k, v in c.items()} for n, c in r.curves.items()}
+        )
+        for r in offline_records
+    ]
+    table = release_table(build_study(cut).regimes[0], "hopper-medium")
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["hard switch"]
+
+
+def source(shift: str, seed: int, updates: int, plateau: bool, norm: bool = False) -> Record:
+    learner = {"hidden_widths": [64, 64], "layer_norm_critic": norm}
+    return Record(
+        run_id=f"{shift}-{seed}-{norm}", family="offline_to_online", kind="source", status="completed",
+        config={"shift": {"name": shift}, "seed": seed, "learner": learner, "min_updates": 30_000},
+        metrics={
+            "num_offline_updates": updates, "reached_plateau": plateau, "data_score": 40.0,
+            "offline_return": 1000.0 + seed, "offline_score": 50.0 + seed,
+        },
+    )  # fmt: skip
+
+
+def test_the_offline_agents_say_how_many_reached_a_plateau(offline_records: list[Record]) -> None:
+    sources = [source("hopper-medium", 0, 30_000, True), source("hopper-medium", 2, 60_000, False)]
+    sources += [source("hopper-medium", 0, 35_000, True, norm=True)]
+    table = offline_agents_table(build_study([*offline_records, *sources]))
+    assert table is not None
+    plain, norm = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert plain["updates"] == "30,000 to 60,000"
+    assert plain["at a plateau"] == "1 of 2"
+    assert plain["score"] == "51.0 ± 1.4"
+    assert plain["CORL's score (other data)"] == "60.4"
+    assert (norm["hidden units"], norm["updates"]) == ("64 × 64 with LayerNorm", "35,000")
+    assert norm["score"] == "50.0"
+    assert offline_agents_table(build_study(offline_records)) is None
+
+
 @pytest.fixture(scope="module")
 def family_pages(
     tmp_path_factory: pytest.TempPathFactory,
@@ -303,6 +358,8 @@ def test_the_offline_page_shows_start_ramp_and_diagnosis(family_pages: dict[str,
     text, data = content(family_pages["offline"])
     assert "lowest within the ramp" in text
     assert "steps to regain S₀" in text
+    assert text.count("λ = 0 at step") == 2
+    assert "return at the switch" in text
     notes = [
         a["text"] for f in data["figures"].values() for a in f["layout"].get("annotations", [])
     ]
@@ -327,7 +384,8 @@ def test_blocks_of_the_docs_hold_these_tables(
     compact(offline_records, tmp_path / "offline.parquet")
     blocks = (
         "scores family=online_rl", "aggregate family=online_rl", "score-tuning family=online_rl",
-        "switch family=offline_to_online", "diagnosis family=offline_to_online method.name=smoothing",
+        "switch family=offline_to_online", "release family=offline_to_online",
+        "diagnosis family=offline_to_online method.name=smoothing",
     )  # fmt: skip
     text = "".join(f"<!-- segue:begin {b} -->\n<!-- segue:end {b} -->\n" for b in blocks)
     (tmp_path / "README.md").write_text(text)
@@ -340,6 +398,7 @@ def test_blocks_of_the_docs_hold_these_tables(
         "Learning rate chosen",
         "largest drop",
         "just after λ",
+        "λ = 0 at step",
     ):
         assert words in made, words
     diagnosis = made.partition("begin diagnosis")[2]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -85,6 +86,52 @@ def test_a_state_of_another_run_is_refused(
         training.load_state_dict({**state, part: change})
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"config": replace(CONFIG, learner=replace(LEARNER, discount=0.9))}, "learner.discount"),
+        (
+            {"config": replace(CONFIG, objective=replace(OBJECTIVE, batches="union"))},
+            "objective.batches",
+        ),
+        (
+            # Both weights are 1 at the switch, so λ alone would not tell.
+            {
+                "config": replace(
+                    CONFIG, objective=replace(OBJECTIVE, schedule=segue.linear_decay(7))
+                )
+            },
+            "objective.schedule",
+        ),
+        ({"config": replace(CONFIG, exploration_noise=0.3)}, "exploration_noise"),
+        ({"seed": 1}, "seed"),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused_and_changes_nothing(
+    start: Callable[..., OnlineTraining], tmp_path: Path, other: dict[str, Any], named: str
+) -> None:
+    training = start()
+    training.train(12)
+    another = start(**other)
+    before = content(another, tmp_path / "a")
+    with pytest.raises(ValueError, match=f"^{named} must be what the state was saved with, "):
+        another.load_state_dict(training.state_dict())
+    assert content(another, tmp_path / "b") == before
+
+
+def test_a_refused_source_weight_changes_nothing(
+    start: Callable[..., OnlineTraining], tmp_path: Path
+) -> None:
+    # A function of the user's own has no description to compare.
+    training = start(replace(CONFIG, objective=replace(OBJECTIVE, schedule=lambda step: 0.5)))
+    training.train(30)
+    another = start(replace(CONFIG, objective=replace(OBJECTIVE, schedule=lambda step: 0.25)))
+    before = content(another, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"the state was saved with \(0\.5\), got 0\.25"):
+        another.load_state_dict(training.state_dict())
+    assert content(another, tmp_path / "b") == before
+
+
 @pytest.mark.parametrize("part", ["agent", "buffer", "preprocessing", "environment", "control"])
 def test_a_part_missing_from_a_saved_state_is_named(
     start: Callable[..., OnlineTraining], part: str
@@ -127,6 +174,26 @@ def test_the_environment_resumes_in_contact_with_its_counter_and_generator(
         return seen
 
     assert go_on(env) == go_on(again)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Ant-v5", "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "InvertedDoublePendulum-v5",
+     "InvertedPendulum-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"],
+)  # fmt: skip
+def test_every_environment_as_make_gives_it_resumes_bit_for_bit(name: str) -> None:
+    # Ant and Humanoid measure their forward reward from where the bodies were a step before.
+    env, again = gymnasium.make(name), gymnasium.make(name)
+    assert env.action_space.shape is not None
+    actions = np.random.default_rng(0).uniform(-0.4, 0.4, (12, *env.action_space.shape))
+    env.reset(seed=3)
+    for action in actions[:6]:
+        env.step(action.astype(np.float32))
+    restore_environment(again, environment_state(env))
+    for action in actions[6:]:
+        found, expected = (each.step(action.astype(np.float32)) for each in (again, env))
+        assert found[0].tobytes() == expected[0].tobytes()
+        assert found[1:4] == expected[1:4]
 
 
 def test_positions_and_velocities_alone_would_not_resume_it(make_env: Callable[..., Any]) -> None:
@@ -270,7 +337,10 @@ def test_a_loss_that_is_not_finite_is_named_with_its_source_weight(
 
 
 def test_what_does_not_fit_together_is_refused_before_training(
-    start: Callable[..., OnlineTraining], make_env: Callable[..., Any]
+    start: Callable[..., OnlineTraining],
+    make_env: Callable[..., Any],
+    hopper_data: OfflineDataset,
+    hopper_preprocessing: Preprocessing,
 ) -> None:
     with pytest.raises(ValueError, match="dataset must be given"):
         start(dataset=None)
@@ -281,7 +351,18 @@ def test_what_does_not_fit_together_is_refused_before_training(
     other = fit_preprocessing(np.zeros((3, 4)), -np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match="preprocessing must fit the environment's"):
         start(preprocessing=other)
+    for blind in ({"smooth_actor": False}, {"source_term": "nothing"}):
+        objective = replace(OBJECTIVE, schedule=None, **blind)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"control must not be a SourceLossControl where"):
+            start(replace(CONFIG, objective=objective), control=SourceLossControl(10))
+    stretched = replace(hopper_preprocessing, action_low=-3 * np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=r"action_low of the preprocessing must be the env.*-3\.0"):
+        start(preprocessing=stretched)
+    with pytest.raises(DatasetError, match=r"rewards\[\d+\]"):
+        start(dataset=replace(hopper_data, rewards=hopper_data.rewards - 1.0))
     wrapped = ClipAction(make_env("Hopper-v5"))
+    with pytest.raises(TypeError, match="must have no wrappers but"):
+        OnlineTraining(CONFIG, wrapped, hopper_preprocessing, seed=0, dataset=hopper_data)
     with pytest.raises(TypeError, match="must have no wrappers but"):
         environment_state(wrapped)
 
@@ -320,6 +401,17 @@ def test_a_source_loss_control_gives_back_while_the_policy_leaves_the_data() -> 
     assert control.source_weight == 0.2
     control.after_round(1, [], {"source_cloning_distance": float("nan")})
     assert control.source_weight == 0.2
+
+
+def test_a_source_loss_control_takes_k_updates_where_the_actor_learns_at_every_second_one(
+    start: Callable[..., OnlineTraining],
+) -> None:
+    # Rounds of one update: every second one has no actor update, and so no distance.
+    config = replace(CONFIG, objective=replace(OBJECTIVE, schedule=None), num_env_steps_per_round=1)
+    training = start(config, control=SourceLossControl(40, tolerance=1e9))
+    training.train(20 + 20)
+    assert training.num_updates == 20
+    assert training.source_weight == pytest.approx(0.5)
 
 
 def test_collecting_keeps_the_final_observation_too(pendulum_data: OfflineDataset) -> None:

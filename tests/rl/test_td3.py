@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 import segue
 from segue.rl.buffers import unpack
 from segue.rl.networks import act, to_numpy
-from segue.rl.objective import Objective
+from segue.rl.objective import Objective, offline_objective
 from segue.rl.td3 import (
     Agent,
     TD3Config,
@@ -67,6 +68,18 @@ def equal(a: Any, b: Any) -> bool:
     )
 
 
+RAMPED, NEVER = (1.0, 0.75, 0.5, 0.25, 0.0, 0.0), (0.0,) * 6
+
+
+class Wanted(NamedTuple):
+    """An objective as the oracle is told it: source weights by update, and what the losses hold."""
+
+    critic_weights: tuple[float, ...] = RAMPED
+    actor_weights: tuple[float, ...] = RAMPED
+    source_scale: float = 1.0
+    target_cloning: tuple[float, ...] = NEVER
+
+
 class TorchTD3:
     """The same learner by hand, on one transition each, without noise."""
 
@@ -115,14 +128,19 @@ class TorchTD3:
         q = self.q({k: v.detach() for k, v in self.critic.items()}, "first", o, b)
         return -2.5 / q.abs().detach() * q + cloning * ((b - a) ** 2).mean()
 
-    def update(self, source: torch.Tensor, target: torch.Tensor, weight: float, both: bool) -> None:
-        loss = weight * self.critic_loss(source) + (1 - weight) * self.critic_loss(target)
+    def update(
+        self, source: torch.Tensor, target: torch.Tensor, index: int, wanted: Wanted
+    ) -> None:
+        weight = wanted.critic_weights[index]
+        loss = weight * wanted.source_scale * self.critic_loss(source)
+        loss = loss + (1 - weight) * self.critic_loss(target)
         self.critic_adam.zero_grad()
         loss.backward()
         self.critic_adam.step()
-        if both:
-            loss = weight * self.actor_loss(source, 1.0)
-            loss = loss + (1 - weight) * self.actor_loss(target, 0.0)
+        if index % 2 == 1:
+            weight = wanted.actor_weights[index]
+            loss = weight * wanted.source_scale * self.actor_loss(source, 1.0)
+            loss = loss + (1 - weight) * self.actor_loss(target, wanted.target_cloning[index])
             self.actor_adam.zero_grad()
             loss.backward()
             self.actor_adam.step()
@@ -135,19 +153,56 @@ class TorchTD3:
                         targets[name].lerp_(value, 0.005)
 
 
-def test_a_smoothed_update_is_the_blend_that_autograd_gives() -> None:
+@pytest.mark.parametrize(
+    ("objective", "wanted"),
+    [
+        pytest.param(RAMP, Wanted(), id="both blended"),
+        pytest.param(replace(RAMP, smooth_actor=False), Wanted(RAMPED, NEVER), id="critic alone"),
+        pytest.param(replace(RAMP, smooth_critic=False), Wanted(NEVER, RAMPED), id="actor alone"),
+        pytest.param(
+            replace(RAMP, source_term="nothing"), Wanted(source_scale=0.0), id="target ramped"
+        ),
+        pytest.param(
+            Objective(cloning_weight=segue.constant(0.5)),
+            Wanted(NEVER, NEVER, target_cloning=(0.5,) * 6),
+            id="target clones",
+        ),
+        pytest.param(
+            Objective(cloning_weight=segue.linear_decay(4)),
+            Wanted(NEVER, NEVER, target_cloning=RAMPED),
+            id="target clones for a while",
+        ),
+        pytest.param(
+            offline_objective(),
+            Wanted(NEVER, NEVER, target_cloning=(1.0,) * 6),
+            id="offline phase",
+        ),
+    ],
+)
+def test_an_update_is_what_autograd_gives_for_its_objective(
+    objective: Objective, wanted: Wanted
+) -> None:
     agent = init_agent(CONFIG, NUM_OBSERVATIONS, NUM_ACTIONS, seed=0)
     oracle = TorchTD3(agent)
     # Equal rows: whatever is drawn, it is these two. As many as ever, to compile once.
     source, target = (jnp.repeat(rows[:1], 20, axis=0) for rows in (OFFLINE, ONLINE))
-    trained, _ = train(RAMP, 6, offline=source, online=target, agent=agent)
+    trained, _ = train(objective, len(RAMPED), offline=source, online=target, agent=agent)
     rows = [torch.from_numpy(np.array(row[0])) for row in (source, target)]
-    for update, weight in enumerate((1.0, 0.75, 0.5, 0.25, 0.0, 0.0)):
-        oracle.update(*rows, weight, both=update % 2 == 1)
+    for index in range(len(RAMPED)):
+        oracle.update(rows[0], rows[1], index, wanted)
     for name in ("actor", "critic", "target_actor", "target_critic"):
         for key, value in TorchTD3._tensors(getattr(trained, name)).items():
-            wanted = getattr(oracle, name)[key].detach()
-            torch.testing.assert_close(value.detach(), wanted, rtol=2e-4, atol=2e-6)
+            expected = getattr(oracle, name)[key].detach()
+            torch.testing.assert_close(value.detach(), expected, rtol=2e-4, atol=2e-6)
+    # Adam moves by as much whatever the scale of a gradient; its moments tell.
+    for name in ("actor", "critic"):
+        moments = optax.tree_utils.tree_get(getattr(trained, f"{name}_optimizer"), "mu")
+        adam: torch.optim.Adam = getattr(oracle, f"{name}_adam")
+        expected = torch.cat([state["exp_avg"].flatten() for state in adam.state.values()])
+        assert expected.abs().max() > 0.01
+        torch.testing.assert_close(
+            torch.from_numpy(np.array(moments)), expected, rtol=2e-4, atol=2e-6
+        )
 
 
 def test_the_source_is_not_drawn_after_the_ramp() -> None:

@@ -21,7 +21,9 @@ from segue.report.batch_norms import batch_norm_markdown
 from segue.report.budgets import BUDGET
 from segue.report.diagnosis import diagnosis_markdown
 from segue.report.gains import gains_markdown
+from segue.report.offline_agents import offline_agents_markdown
 from segue.report.pretraining import pretraining_markdown
+from segue.report.release import release_markdown
 from segue.report.score_tables import (
     aggregate_markdown,
     controls_markdown,
@@ -65,6 +67,8 @@ BLOCKS: Mapping[str, Callable[[Study], str]] = {
     "controls": controls_markdown,
     "switch": switch_markdown,
     "diagnosis": diagnosis_markdown,
+    "offline-agents": offline_agents_markdown,
+    "release": release_markdown,
     "score-tuning": chosen_table,
     "gains": gains_markdown,
     "pretraining": pretraining_markdown,

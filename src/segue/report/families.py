@@ -153,6 +153,11 @@ FAMILIES: Mapping[str, Family] = {
         ),
         steps="environment steps after the switch",
         start_line=True,
+        measures={
+            "return_start": ("return at the switch", 0),
+            "return_lowest": ("lowest return", 0),
+            "return_final": ("return at the end", 0),
+        },
         dense_start=True,
         diagnosis=(
             Panel("score", "D4RL-reference score", drawn=False),

@@ -21,6 +21,7 @@ from segue.report.listing import (
     failures_sheet,
     provenance,
 )
+from segue.report.offline_agents import offline_agents_table
 from segue.report.palette import KEYS
 from segue.report.pictures import Picture, find_pictures
 from segue.report.pretraining import gain_by_budget, pretraining_tables, widest_budgets
@@ -142,6 +143,7 @@ class _Page:
             "budgets": self.budgets(study),
             "examples": self.examples(study),
             "pretraining": self.pretraining(study),
+            "offline_agents": plain_table(self, offline_agents_table(study), "offline_agents"),
             "batch_norm": plain_table(self, batch_norm_table(study), "batch_norm"),
             "sweeps": [self.sweep(sweep, sweeps) for sweep in sweeps],
             "sequences": self.sequences(study),

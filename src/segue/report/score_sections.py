@@ -14,6 +14,7 @@ from segue.report.families import FAMILIES, Family, FamilyScore
 from segue.report.figures import Plot
 from segue.report.pictures import Picture
 from segue.report.pooled_figures import aggregate_iqms, probabilities
+from segue.report.release import release_table
 from segue.report.score_study import ScoreVerdicts, seeds_of
 from segue.report.score_tables import ScoreTable, aggregate_table, switch_tables
 from segue.report.sentences import group_name, verdict_words
@@ -72,6 +73,9 @@ def score_section(
                 ),
                 "moments": plain_table(
                     page, diagnosis_table(regime, shift), f"{prefix}moments_{shift}"
+                ),
+                "release": plain_table(
+                    page, release_table(regime, shift), f"{prefix}release_{shift}"
                 ),
                 # Of the first setting that has the shift; a file does not say which it is of.
                 "pictures": page.pictures.pop(shift, []),

@@ -184,14 +184,17 @@ class SourceLossControl(_Stepwise):
         self._decay = check_share("decay", decay, 1.0)
         self._reference: float | None = None
         self._average = 0.0
+        self._num_unseen = 0  # updates since the distance was last measured
 
     def after_round(
         self, num_updates: int, returns: Sequence[float], metrics: Mapping[str, float]
     ) -> None:
         """Take note of the source's distance, then move λ."""
+        self._num_unseen += num_updates
         distance = metrics.get("source_cloning_distance", float("nan"))
-        if not np.isfinite(distance):
+        if not np.isfinite(distance):  # no actor update in a round as short as this one
             return
+        num_updates, self._num_unseen = self._num_unseen, 0
         if self._reference is None:
             self._reference = self._average = distance
         self._average = self._decay * self._average + (1.0 - self._decay) * distance
@@ -203,9 +206,10 @@ class SourceLossControl(_Stepwise):
             "weight": self._weight,
             "reference": self._reference,
             "average": self._average,
+            "num_unseen": self._num_unseen,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state."""
         self._weight, self._reference = state["weight"], state["reference"]
-        self._average = state["average"]
+        self._average, self._num_unseen = state["average"], state["num_unseen"]

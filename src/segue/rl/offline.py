@@ -12,6 +12,7 @@ from segue.checks import check_at_least_one
 from segue.rl.buffers import prepare_rows
 from segue.rl.data.dataset import OfflineDataset
 from segue.rl.data.validation import validate
+from segue.rl.identity import check_identity, identity_of
 from segue.rl.objective import offline_objective
 from segue.rl.preprocessing import Preprocessing
 from segue.rl.state import agent_from_state, agent_state
@@ -73,18 +74,24 @@ class OfflineTraining:
     def state_dict(self) -> dict[str, Any]:
         """Everything it takes to go on bit for bit."""
         return {
+            "identity": self._identity(),
             "agent": agent_state(self.agent),
             "num_updates": self.num_updates,
             "preprocessing": self.preprocessing.state_dict(),
             "offline_fingerprint": self._fingerprint,
         }
 
+    def _identity(self) -> dict[str, str | None]:
+        return identity_of(learner=self.learner, seed=self.seed)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state; one that is refused changes nothing.
 
         Raises:
-            ValueError: If it was saved with other data or another preprocessing.
+            ValueError: If it was saved with another learner or seed, other data or another
+                preprocessing; names what differs.
         """
+        check_identity(state["identity"], self._identity())
         if state["offline_fingerprint"] != self._fingerprint:
             raise ValueError("the offline data set must be the one the state was saved with")
         if Preprocessing.from_state_dict(state["preprocessing"]) != self.preprocessing:

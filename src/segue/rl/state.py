@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from gymnasium.wrappers import OrderEnforcing, TimeLimit
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from segue.rl.td3 import Agent
 
 __all__ = [
     "agent_from_state",
     "agent_state",
+    "check_restorable",
     "environment_state",
     "restore_environment",
 ]
@@ -56,11 +57,25 @@ def agent_from_state(template: Agent, state: Mapping[str, Any]) -> Agent:
     return restored
 
 
+_BODIES = ("xpos", "xipos")
+"""MuJoCo's derived arrays that Gymnasium's environments read before a step."""
+
+
+def check_restorable(env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse an environment whose state :func:`environment_state` could not save.
+
+    Raises:
+        TypeError: If it is no Gymnasium MuJoCo environment, or has a wrapper with a state of its own.
+    """
+    _simulator(env)
+
+
 def environment_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     """Everything the next step of a Gymnasium MuJoCo environment depends on.
 
     That is MuJoCo's full integration state (time, positions, velocities, actuators, controls and the
-    solver's warm start), the counter of the time limit, and the environment's random generator.
+    solver's warm start), where the bodies are (a reward may measure from there, and it lags behind the
+    positions by a step), the counter of the time limit, and the environment's random generator.
 
     Raises:
         TypeError: If the environment is not such a one, or has a wrapper with a state of its own.
@@ -73,6 +88,9 @@ def environment_state(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     mujoco.mj_getState(simulator.model, simulator.data, vector, kind)
     return {
         "simulator": torch.from_numpy(vector),
+        "bodies": {
+            name: torch.from_numpy(getattr(simulator.data, name).copy()) for name in _BODIES
+        },
         "elapsed_steps": [wrapper._elapsed_steps for wrapper in _time_limits(env)],
         "generator": simulator.np_random.bit_generator.state,
     }
@@ -93,6 +111,8 @@ def restore_environment(env: gymnasium.Env[Any, Any], state: Mapping[str, Any]) 
     # What is derived from the state is computed anew, which moves the warm start: set it again.
     mujoco.mj_forward(simulator.model, simulator.data)
     mujoco.mj_setState(simulator.model, simulator.data, vector, kind)
+    for name in _BODIES:
+        getattr(simulator.data, name)[:] = np.asarray(state["bodies"][name])
     for wrapper, elapsed in zip(_time_limits(env), state["elapsed_steps"], strict=True):
         wrapper._elapsed_steps = elapsed
     simulator.np_random.bit_generator.state = state["generator"]
@@ -103,10 +123,10 @@ def _simulator(env: gymnasium.Env[Any, Any]) -> Any:
     if not hasattr(unwrapped, "model") or not hasattr(unwrapped, "data"):
         raise TypeError(f"env must be a Gymnasium MuJoCo environment, got {env}")
     for wrapper in _wrappers(env):
-        if not isinstance(wrapper, TimeLimit | OrderEnforcing):
+        if not isinstance(wrapper, TimeLimit | OrderEnforcing | PassiveEnvChecker):
             raise TypeError(
-                "env must have no wrappers but TimeLimit and OrderEnforcing, whose state is known, "
-                f"got {type(wrapper).__name__}"
+                "env must have no wrappers but those of gymnasium.make (TimeLimit, OrderEnforcing, "
+                f"PassiveEnvChecker), whose state is known, got {type(wrapper).__name__}"
             )
     return unwrapped
 

@@ -8,7 +8,7 @@ goes on equals one that was not, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import gymnasium
@@ -21,17 +21,18 @@ from segue.checks import check_at_least_one, check_count, check_not_negative
 from segue.rl.buffers import OnlineBuffer, Transitions, pack, prepare_rows
 from segue.rl.control import Control, NoControl
 from segue.rl.data.dataset import OfflineDataset
-from segue.rl.data.validation import validate
+from segue.rl.identity import check_identity, identity_of
 from segue.rl.networks import act, to_numpy
 from segue.rl.objective import Objective
 from segue.rl.preprocessing import Preprocessing
 from segue.rl.state import agent_from_state, agent_state, environment_state, restore_environment
+from segue.rl.switch_checks import check_control, check_dataset, check_environment
 from segue.rl.td3 import Agent, TD3Config, init_agent, make_updates, reset_optimizers
 
 __all__ = ["OnlineTraining", "SwitchConfig"]
 
 _PARTS = (
-    "num_env_steps", "num_updates", "source_weight", "agent", "buffer", "offline_fingerprint",
+    "identity", "num_env_steps", "num_updates", "source_weight", "agent", "buffer", "offline_fingerprint",
     "preprocessing", "environment", "observation", "return", "generator", "control",
     "num_episodes_told", "episode_returns", "metrics",
 )  # fmt: skip
@@ -82,6 +83,11 @@ class OnlineTraining:
         agent: The offline agent; None starts from scratch.
         control: Gives the source weight round by round, where the objective has no schedule.
 
+    Raises:
+        ValueError: If objective, control, data set, preprocessing and environment do not fit together.
+        TypeError: If the environment's state could not be saved.
+        DatasetError: If the data set is not whole, or another environment gave it.
+
     Attributes:
         agent: What was trained so far.
         num_env_steps: Environment steps since the switch.
@@ -101,10 +107,11 @@ class OnlineTraining:
         agent: Agent | None = None,
         control: Control | None = None,
     ) -> None:
-        _check_control(config.objective, control, dataset)
+        check_control(config.objective, control)
+        check_environment(env, preprocessing)
+        check_dataset(config.objective, dataset, env)
         self.config, self.env, self.preprocessing, self.seed = config, env, preprocessing, seed
         sizes = preprocessing.num_observations, preprocessing.num_actions
-        _check_sizes(env, sizes)
         fresh = init_agent(config.learner, *sizes, seed)
         self.agent: Agent = fresh if agent is None else agent
         if config.reset_optimizers:
@@ -131,8 +138,12 @@ class OnlineTraining:
         """λ at the next update."""
         if self.config.objective.schedule is None:
             return self.control.source_weight
-        clock = self.config.objective.clock_at(self.num_updates)
-        return float(traceable(self.config.objective.schedule)(clock))
+        return self._scheduled_weight(self.num_updates)
+
+    def _scheduled_weight(self, update: int) -> float:
+        schedule = self.config.objective.schedule
+        assert schedule is not None
+        return float(traceable(schedule)(self.config.objective.clock_at(update)))
 
     def train(self, until_env_step: int) -> None:
         """Go on until so many environment steps since the switch are done.
@@ -211,6 +222,7 @@ class OnlineTraining:
     def state_dict(self) -> dict[str, Any]:
         """Everything it takes to go on bit for bit; call it between rounds."""
         return {
+            "identity": self._identity(),
             "num_env_steps": self.num_env_steps,
             "num_updates": self.num_updates,
             "source_weight": self.source_weight,
@@ -228,27 +240,37 @@ class OnlineTraining:
             "metrics": dict(self.metrics),
         }
 
+    def _identity(self) -> dict[str, str | None]:
+        settings = {each.name: getattr(self.config, each.name) for each in fields(self.config)}
+        control = type(self.control).__name__
+        spec = None if self.env.spec is None else self.env.spec.id
+        return identity_of(**settings, seed=self.seed, control=control, environment=spec)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state; one that is refused changes nothing.
 
         Raises:
-            ValueError: If a part of it is missing, or it was saved with other offline data, another
-                preprocessing, learner or schedule.
+            ValueError: If a part of it is missing, or it was saved with other settings, another seed or
+                environment, other offline data or another preprocessing; names what differs.
         """
         _check_parts(state)
+        check_identity(state["identity"], self._identity())
         if state["offline_fingerprint"] != self._fingerprint:
             raise ValueError("the offline data set must be the one the state was saved with")
         if Preprocessing.from_state_dict(state["preprocessing"]) != self.preprocessing:
             raise ValueError("preprocessing must be the one the state was saved with")
-        self.agent = agent_from_state(self.agent, state["agent"])
+        if self.config.objective.schedule is not None:  # a function of the user's own has no name
+            weight = self._scheduled_weight(state["num_updates"])
+            if weight != state["source_weight"]:
+                raise ValueError(
+                    f"the schedule must give the source weight the state was saved with "
+                    f"({state['source_weight']}), got {weight}"
+                )
+        agent = agent_from_state(self.agent, state["agent"])
         self.buffer.load_state_dict(state["buffer"])
+        self.agent = agent
         self.num_env_steps, self.num_updates = state["num_env_steps"], state["num_updates"]
         self.control.load_state_dict(state["control"])
-        if self.source_weight != state["source_weight"]:
-            raise ValueError(
-                f"the schedule must give the source weight the state was saved with "
-                f"({state['source_weight']}), got {self.source_weight}"
-            )
         restore_environment(self.env, state["environment"])
         self._observation = np.array(state["observation"], np.float64)
         self._return = state["return"]
@@ -264,26 +286,4 @@ def _check_parts(state: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(
             f"the saved state must hold {', '.join(_PARTS)}, misses {', '.join(missing)}"
-        )
-
-
-def _check_control(
-    objective: Objective, control: Control | None, dataset: OfflineDataset | None
-) -> None:
-    if (objective.schedule is None) != (control is not None):
-        raise ValueError(
-            "control must be given where the objective's schedule is None, and only there, got "
-            f"schedule {objective.schedule!r} and control {control!r}"
-        )
-    if dataset is not None:
-        validate(dataset)
-    elif objective.needs_offline_data:
-        raise ValueError("dataset must be given: the objective draws offline batches, got None")
-
-
-def _check_sizes(env: gymnasium.Env[Any, Any], sizes: tuple[int, int]) -> None:
-    shapes = env.observation_space.shape, env.action_space.shape
-    if shapes != ((sizes[0],), (sizes[1],)):
-        raise ValueError(
-            f"preprocessing must fit the environment's observations and actions {shapes}, got {sizes}"
         )

@@ -82,6 +82,34 @@ def test_the_offline_phase_says_whether_it_reached_a_plateau(run: Any) -> None:
     assert run.source.curves["return"]["step"] == [20, 40]
 
 
+def test_an_agent_at_its_plateau_is_not_trained_on_by_a_resume(
+    tmp_path: Path, data_root: Path
+) -> None:
+    # The checkpoint of the last evaluation is written before the record is.
+    source = replace(
+        online("hard_switch").source, min_updates=60, max_updates=100, plateau_tolerance=1e9
+    )
+    whole = train_offline(source, RunContext(source, Store(tmp_path / "whole"), str(data_root)))
+    assert (whole.metrics["num_offline_updates"], whole.metrics["reached_plateau"]) == (60, True)
+    cut = RunContext(source, Store(tmp_path / "cut"), str(data_root), checkpoint_steps=20)
+    train_offline(source, cut)
+    resumed = RunContext(source, Store(tmp_path / "cut"), str(data_root))
+    again = train_offline(source, resumed)
+    assert resumed.num_resumes == 1
+    assert again.metrics == whole.metrics
+    assert whole.artifact is not None
+    assert again.artifact is not None
+    assert hash_content(dict(again.artifact)) == hash_content(dict(whole.artifact))
+
+
+def test_with_the_critics_first_the_actor_waits_for_k_updates() -> None:
+    objective = build_objective(make_method("critics_first", num_smoothing_steps=10))
+    assert objective.schedule is not None
+    assert [objective.schedule(step) for step in (0, 9, 10, 11, 40)] == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert (objective.smooth_actor, objective.smooth_critic) == (True, False)
+    assert not objective.needs_offline_data
+
+
 def test_a_run_records_the_switch(run: Callable[..., Any]) -> None:
     result, _ = run(online("smoothing"))
     record = as_record(result)

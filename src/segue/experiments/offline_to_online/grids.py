@@ -31,6 +31,7 @@ COMPARED = (
     "smoothing_double_k",
     "smoothing_floor",
     "smoothing_actor",
+    "smoothing_critic",
     "constant_mix_throughout",
     "target_ramp",
     "balanced_batches",
@@ -44,6 +45,7 @@ COMPARED = (
 REMEDIES = (
     "offline_throughout",
     "cloning_throughout",
+    "critics_first",
     "reset_optimizers",
     "hard_switch_layer_norm",
     "smoothing_layer_norm",

@@ -140,6 +140,7 @@ METHODS: dict[str, Callable[[int], MethodConfig]] = {
     "smoothing_double_k": lambda k: MethodConfig("smoothing_double_k", _linear(2 * k)),
     "smoothing_floor": lambda k: MethodConfig("smoothing_floor", _linear(k, _FLOOR)),
     "smoothing_actor": lambda k: MethodConfig("smoothing_actor", _linear(k), smooth_critic=False),
+    "smoothing_critic": lambda k: MethodConfig("smoothing_critic", _linear(k), smooth_actor=False),
     "constant_mix_throughout": lambda k: MethodConfig("constant_mix_throughout", _HALF),
     "offline_throughout": lambda k: MethodConfig("offline_throughout", _ALL),
     "target_ramp": lambda k: MethodConfig("target_ramp", _linear(k), source_term="nothing"),
@@ -153,6 +154,13 @@ METHODS: dict[str, Callable[[int], MethodConfig]] = {
     "cloning_throughout": lambda k: MethodConfig("cloning_throughout", cloning_weight=_ALL),
     "policy_warmup": lambda k: MethodConfig(
         "policy_warmup", num_env_steps_before_updates=_WARMUP_ENV_STEPS
+    ),
+    # The actor's loss has no weight for K updates, and all of it from then on.
+    "critics_first": lambda k: MethodConfig(
+        "critics_first",
+        ScheduleConfig("wait_then_linear", 1, num_held_steps=k),
+        smooth_critic=False,
+        source_term="nothing",
     ),
     "reset_optimizers": lambda k: MethodConfig("reset_optimizers", reset_optimizers=True),
     "from_scratch": lambda k: MethodConfig("from_scratch", **_SCRATCH_START),  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ class Setting:
         min_offline_updates: Before a plateau is looked for.
         max_offline_updates: At most.
         num_updates_per_evaluation: In the offline phase.
-        num_env_steps: After the switch: at least three K past the longest ramp but that of 2 K.
+        num_env_steps: After the switch: three K past a ramp of K; a ramp of 2 K, or one that waits for
+            K first, leaves 2 K, and a floor that is released leaves one.
         num_smoothing_steps: K in updates, of which there is one per environment step.
         num_episodes: Of an evaluation.
         num_episodes_at_switch: Of S₀.

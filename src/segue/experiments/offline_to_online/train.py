@@ -45,7 +45,7 @@ def train_offline(config: OfflineConfig, context: RunContext) -> RunResult:
         training.load_state_dict(state["training"])
         curves.points = state["curves"]
     seeds = evaluation_seeds(config.seed, config.num_episodes)
-    plateau = False
+    plateau = _at_plateau(config, curves)  # a run may be cut off just after it was reached
     while training.num_updates < config.max_updates and not plateau:
         training.train(config.num_updates_per_evaluation)
         found = evaluate(
@@ -54,9 +54,7 @@ def train_offline(config: OfflineConfig, context: RunContext) -> RunResult:
         curves.add("return", training.num_updates, found.mean_return)
         for name in ("critic_loss", "actor_loss", "cloning_distance", "q_mean"):
             curves.add(name, training.num_updates, training.metrics[name])
-        plateau = training.num_updates >= config.min_updates and reached_plateau(
-            curves.points["return"]["value"], tolerance=config.plateau_tolerance
-        )
+        plateau = _at_plateau(config, curves)
         context.progress(training.num_updates, config.max_updates)
         if context.should_checkpoint(training.num_updates):
             context.save_checkpoint({"training": training.state_dict(), "curves": curves.points})
@@ -74,6 +72,13 @@ def train_offline(config: OfflineConfig, context: RunContext) -> RunResult:
         curves=curves.points,
         artifact=_artifact(training),
         data_fingerprint=task.dataset.fingerprint(),
+    )
+
+
+def _at_plateau(config: OfflineConfig, curves: Curves) -> bool:
+    found = curves.points.get("return", {"step": [0], "value": []})
+    return found["step"][-1] >= config.min_updates and reached_plateau(
+        found["value"], tolerance=config.plateau_tolerance
     )
 
 
