@@ -121,7 +121,7 @@ def run(
             standard, other-methods, judged, paper. Of online_rl: quick, changing, ppo, td3, brax,
             standard. Of offline_to_online: quick, standard, verdicts, arms, medium-replay, remedies,
             longer-offline, large. Of vision: quick, standard, verdicts, no-source, batch-norm, paper.
-        data: Data folder (else the environment variable SEGUE_DATA), or hub.
+        data: Data folder (else the environment variable SEGUE_DATA), or hub for image data.
         out: Folder for records, checkpoints and source models.
         results: Parquet file of records: those in it are not run again, and it is rewritten with
             all records of the family at the end.
@@ -156,6 +156,7 @@ def data(
     /,
     *,
     data: str | None = None,
+    train_policies: int | None = None,
     tasks: tuple[str, ...] = ("hopper", "halfcheetah", "walker2d"),
     qualities: tuple[str, ...] = ("medium", "medium-replay", "medium-expert", "expert"),
     num_transitions: int = 100_000,
@@ -167,18 +168,34 @@ def data(
     Args:
         out: Folder for the files; Minari has a folder of its own.
         data: Data folder that holds policies/ (else the environment variable SEGUE_DATA).
+        train_policies: Train the policies instead, for so many environment steps a task (300,000 are
+            usual), into OUT/policies; those that are there are kept.
         tasks: Tasks.
         qualities: Qualities; how each is made stands in the file.
         num_transitions: Transitions of each data set.
         seed: Draws policies' noise and first states.
         file_format: npz, hdf5 (D4RL's layout) or minari.
     """
-    from segue.rl.data.generate import generate_files
+    from segue.rl.data.generate import check_names, generate_files
 
-    root = data or os.environ.get("SEGUE_DATA")
-    if root is None:
-        raise ValueError("the policies need a data folder: pass --data FOLDER, or set SEGUE_DATA")
+    check_names(tasks, qualities, file_format)
     console = _console()
+    root = data or os.environ.get("SEGUE_DATA")
+    if train_policies is not None:
+        from segue.rl.data.training import train_missing_policies
+
+        if data is not None:
+            raise ValueError("--data and --train-policies exclude each other, got both")
+        root = str(out)
+        for name, score in train_missing_policies(
+            tasks, out / "policies", num_env_steps=train_policies, seed=seed
+        ):
+            console.print(f"trained {name}: return {score:,.0f}", markup=False, highlight=False)
+    if root is None:
+        raise ValueError(
+            "the policies need a data folder: pass --data FOLDER, set SEGUE_DATA, or train some with "
+            "--train-policies STEPS"
+        )
     for name in generate_files(
         out,
         root,
@@ -304,7 +321,7 @@ def _execute(
     if preset.check_data is not None:
         if data is None:
             raise ValueError(
-                "this preset needs a data folder: pass --data FOLDER (or hub), or set SEGUE_DATA"
+                "this preset needs a data folder: pass --data FOLDER, or set SEGUE_DATA"
             )
         preset.check_data(data)
     started = time.monotonic()

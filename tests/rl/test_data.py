@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import minari
 import numpy as np
 import pytest
 
+from segue import cli
 from segue.rl.data import (
     DatasetError,
     OfflineDataset,
@@ -29,7 +31,7 @@ from segue.rl.data import (
 )
 from segue.rl.data.dataset import FIELDS
 from segue.rl.data.generate import recipe
-from segue.rl.data.policies import load_policy
+from segue.rl.data.policies import find_policies, load_policy
 from segue.rl.data.training import train_policies
 from segue.rl.td3 import TD3Config
 
@@ -80,6 +82,7 @@ def test_minari_gives_back_what_was_written(
     assert_same(found, hopper_data)
     assert found.environment_id == "Hopper-v5"
     assert_same(read(minari_store / "segue" / "hopper" / "random-v0"), hopper_data)
+    assert_same(read("minari:segue/hopper/random-v0"), hopper_data)  # by name, from here
     assert minari.load_dataset("segue/hopper/random-v0").total_steps == len(hopper_data)
     with pytest.raises(FileNotFoundError, match="found no Minari data set 'segue/none-v0'"):
         read_minari("segue/none-v0")
@@ -282,6 +285,18 @@ def test_data_of_another_environment_are_refused(
         check_matches_environment(no_name, make_env("Walker2d-v5"))
 
 
+def test_another_mujoco_than_the_recorded_one_is_a_warning_that_names_both(
+    make_env: Callable[..., Any], hopper_data: OfflineDataset
+) -> None:
+    env = make_env("Hopper-v5")
+    older = changed(hopper_data, metadata={**hopper_data.metadata, "mujoco_version": "2.3.7"})
+    with pytest.warns(UserWarning, match=r"recorded with MuJoCo 2\.3\.7, the environment runs on"):
+        check_matches_environment(older, env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        check_matches_environment(hopper_data, env)
+
+
 def test_falls_that_are_called_time_limits_are_found(
     make_env: Callable[..., Any], hopper_data: OfflineDataset, pendulum_data: OfflineDataset
 ) -> None:
@@ -384,3 +399,28 @@ def test_policies_are_trained_where_there_are_none(tmp_path: Path) -> None:
     assert np.abs(policy(np.zeros(11))).max() <= 1.0
     dataset = generate("hopper", "medium", tmp_path, num_transitions=30)
     assert dataset.metadata["recipe"][0]["policy"] == "Hopper-medium"
+
+
+def test_the_command_trains_policies_once_and_generates_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGUE_DATA", raising=False)
+    command = ["data", str(tmp_path), "--tasks", "hopper", "--qualities", "medium"]
+    command += ["--num-transitions", "30"]
+    for arguments, message in (
+        ([], "--train-policies STEPS"),
+        (["--train-policies", "5"], "num_env_steps must be >= 10, got 5"),
+        (["--train-policies", "40", "--data", "x"], "exclude each other"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([*command, *arguments])
+        assert message in capsys.readouterr().err
+    cli.main([*command, "--train-policies", "40"])
+    assert capsys.readouterr().out.count("trained Hopper-") == 3
+    dataset = read(tmp_path / "hopper-medium-seed0.npz")
+    assert dataset.metadata["recipe"][0]["policy"] == "Hopper-medium"
+    assert find_policies(tmp_path) == tmp_path / "policies"  # where `segue run --data` looks
+    written = (tmp_path / "policies" / "index.json").read_bytes()
+    cli.main([*command, "--train-policies", "40"])
+    assert "trained" not in capsys.readouterr().out
+    assert (tmp_path / "policies" / "index.json").read_bytes() == written

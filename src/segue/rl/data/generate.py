@@ -23,7 +23,16 @@ from segue.rl.data.minari import write_minari
 from segue.rl.data.policies import Policy, find_policies, load_policy
 from segue.rl.data.validation import validate
 
-__all__ = ["QUALITIES", "TASKS", "Part", "collect", "generate", "generate_files", "recipe"]
+__all__ = [
+    "QUALITIES",
+    "TASKS",
+    "Part",
+    "check_names",
+    "collect",
+    "generate",
+    "generate_files",
+    "recipe",
+]
 
 Quality = Literal["medium", "medium-replay", "medium-expert", "expert"]
 QUALITIES: tuple[str, ...] = get_args(Quality)
@@ -187,6 +196,15 @@ def generate(
     return validate(OfflineDataset(**arrays, metadata=metadata))
 
 
+def check_names(tasks: Sequence[str], qualities: Sequence[str], file_format: str) -> None:
+    """Refuse an unknown task, quality or format, before the first long run."""
+    if file_format not in ("npz", "hdf5", "minari"):
+        raise ValueError(unknown_name("file_format", file_format, ("npz", "hdf5", "minari")))
+    for task in tasks:
+        for quality in qualities:
+            recipe(task, quality)
+
+
 def generate_files(
     out: Path,
     data_root: str | Path,
@@ -208,11 +226,7 @@ def generate_files(
         seed: Of all.
         file_format: ``npz``, ``hdf5`` (D4RL's layout) or ``minari``.
     """
-    if file_format not in ("npz", "hdf5", "minari"):
-        raise ValueError(unknown_name("file_format", file_format, ("npz", "hdf5", "minari")))
-    for task in tasks:  # all names before the first long run
-        for quality in qualities:
-            recipe(task, quality)
+    check_names(tasks, qualities, file_format)
     policies, written = find_policies(data_root), []
     for task in tasks:
         for quality in qualities:

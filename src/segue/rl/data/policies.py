@@ -36,7 +36,8 @@ def find_policies(data_root: str | Path) -> Path:
         if (folder / "index.json").exists():
             return folder
     raise FileNotFoundError(
-        f"found no policies in {data_root}: expected policies/index.json and one npz file each"
+        f"found no policies in {data_root}: expected policies/index.json and one npz file each; "
+        "`segue data FOLDER --train-policies STEPS` trains some"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from segue.rl.switch import OnlineTraining, SwitchConfig
 from segue.rl.td3 import TD3Config
 from segue.runs.records import write_atomically
 
-__all__ = ["train_policies"]
+__all__ = ["train_missing_policies", "train_policies"]
 
 _SHARES = {"weak": 0.2, "medium": 0.5, "expert": 1.0}
 _NUM_RANDOM = 1_000
@@ -80,6 +81,30 @@ def train_policies(
     env.close()
     evaluation.close()
     return found
+
+
+def train_missing_policies(
+    tasks: Sequence[str], folder: Path, *, num_env_steps: int, seed: int = 0
+) -> Iterator[tuple[str, float]]:
+    """Train the policies of every task whose three are not in the folder's index; what the command calls.
+
+    Args:
+        tasks: Names of tasks.
+        folder: As of :func:`train_policies`.
+        num_env_steps: Of each task, at least 10.
+        seed: Of all.
+
+    Yields:
+        Name and mean return of each policy, as it is written.
+    """
+    if check_count("num_env_steps", num_env_steps) < 10:
+        raise ValueError(f"num_env_steps must be >= 10, got {num_env_steps}")
+    for task in tasks:
+        path = folder / "index.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        name = TASKS[task].removesuffix("-v5")
+        if not all(f"{name}-{role}" in known for role in _SHARES):
+            yield from train_policies(task, folder, num_env_steps=num_env_steps, seed=seed).items()
 
 
 def _write(folder: Path, name: str, actor: Any, environment: str, returns: np.ndarray) -> None:

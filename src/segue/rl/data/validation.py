@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import warnings
 from typing import Any
 
 import gymnasium
@@ -112,15 +114,15 @@ def check_matches_environment(
 ) -> None:
     """Refuse a data set that another environment than ``env`` gave.
 
-    Spaces and versions are compared, and some transitions are replayed: the simulator is put into a
-    recorded state, the recorded action is taken, and reward and next observation must come out. Ends
+    Spaces and the environment's id, which has its version, are compared (another version of MuJoCo than
+    the recorded one is a warning), and some transitions are replayed: the simulator is put into a recorded state, the recorded action is taken, and reward and next observation must come out. Ends
     of episodes are replayed too, to see that none is called a time limit where the environment ended.
     Replay needs a MuJoCo environment whose observation holds positions and velocities.
 
     Args:
         dataset: Validated.
         env: From ``gymnasium.make``. Its simulator state and time are changed: reset it afterwards.
-        num_replayed: Transitions to replay, and ends of episodes; 0 compares spaces and versions only.
+        num_replayed: Transitions to replay, and ends of episodes; 0 compares spaces and versions alone.
 
     Raises:
         DatasetError: Says what differs and where.
@@ -130,8 +132,23 @@ def check_matches_environment(
     actual = None if env.spec is None else env.spec.id
     if recorded is not None and actual is not None and recorded != actual:
         raise DatasetError(f"environment_id of the data set must be {actual!r}, got {recorded!r}")
+    _compare_simulators(dataset, env)
     if num_replayed and hasattr(env.unwrapped, "set_state"):
         _replay(dataset, env, num_replayed)
+
+
+def _compare_simulators(dataset: OfflineDataset, env: gymnasium.Env[Any, Any]) -> None:
+    """Warn of another MuJoCo: whether it matters is what the replay says."""
+    recorded = dataset.metadata.get("mujoco_version")
+    if not isinstance(recorded, str) or not hasattr(env.unwrapped, "model"):
+        return
+    installed = importlib.metadata.version("mujoco")
+    if recorded != installed:
+        warnings.warn(
+            f"the data set was recorded with MuJoCo {recorded}, the environment runs on {installed}: "
+            "recorded transitions are replayed, and what differs by much is refused",
+            stacklevel=3,
+        )
 
 
 def _check_spaces(dataset: OfflineDataset, env: gymnasium.Env[Any, Any]) -> None:
