@@ -260,12 +260,28 @@ def test_the_fall_once_the_source_is_gone_is_taken_from_the_score_then(
     assert table is not None
     assert [row[0] for row in table.rows] == ["hard switch", "smoothing"]  # the floor never lets go
     hard, smoothing = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
-    assert (hard["λ = 0 at step"], smoothing["λ = 0 at step"]) == ("0", "10,000")
+    assert (hard["λ = 0 by step"], smoothing["λ = 0 by step"]) == ("0", "10,000")
     for row in (hard, smoothing):
         assert (row["start S₀"], row["score then"]) == ("83.0", "83.0")
         assert row["lowest within 10,000 steps after"] == "5.0"
         assert row["change"] == "−78.0 (−80.0 to −76.0)"
         assert row["fell by over 10 points"] == "7 of 7"
+    # Let go at once, after the evaluation at 5,000: what the next one shows is no score "then".
+    sudden = [
+        dataclasses.replace(
+            r,
+            curves={
+                **r.curves,
+                "score": {"step": STEPS, "value": [80.0 if s <= 5_000 else 5.0 for s in STEPS]},
+                "source_weight": {"step": STEPS, "value": [float(s <= 5_000) for s in STEPS]},
+            },
+        )
+        for r in offline_records
+        if r.config["method"]["name"] != "hard_switch"
+    ]
+    table = release_table(build_study(sudden).regimes[0], "hopper-medium")
+    assert table is not None
+    assert table.rows[0][1:6] == ("10,000", "80.0", "80.0", "5.0", "−75.0 (−75.0 to −75.0)")
     # A run that ends sooner than 10,000 steps after λ = 0 would be looked at for a shorter time.
     cut = [
         dataclasses.replace(
@@ -358,7 +374,7 @@ def test_the_offline_page_shows_start_ramp_and_diagnosis(family_pages: dict[str,
     text, data = content(family_pages["offline"])
     assert "lowest within the ramp" in text
     assert "steps to regain S₀" in text
-    assert text.count("λ = 0 at step") == 2
+    assert text.count("λ = 0 by step") == 2
     assert "return at the switch" in text
     notes = [
         a["text"] for f in data["figures"].values() for a in f["layout"].get("annotations", [])
@@ -398,7 +414,7 @@ def test_blocks_of_the_docs_hold_these_tables(
         "Learning rate chosen",
         "largest drop",
         "just after λ",
-        "λ = 0 at step",
+        "λ = 0 by step",
     ):
         assert words in made, words
     diagnosis = made.partition("begin diagnosis")[2]

@@ -73,14 +73,14 @@ def release_table(regime: Regime, shift: str) -> ScoreTable | None:
     if len(counts) > 1:
         seeds = f"{min(counts)} to {seeds}"
     caption = (
-        f"{family.panels[0].title}, means over {seeds}. S₀ is the score at the switch. λ reaches 0 at the "
-        "given step, 0 being the switch; then: the last evaluation up to that step; after: the lowest of "
-        f"those within {_WINDOW:,} steps. "
+        f"{family.panels[0].title}, means over {seeds}. S₀ is the score at the switch. λ reaches 0 by "
+        "the given step, 0 being the switch; then: the last evaluation before that; after: the lowest of "
+        f"those that follow, until {_WINDOW:,} steps after it. "
         "The change is taken within each run, with its 95 % t interval. Methods that keep λ above 0 are "
         "left out."
     )
     columns = (
-        "method", "λ = 0 at step", "start S₀", "score then", f"lowest within {_WINDOW:,} steps after", "change",
+        "method", "λ = 0 by step", "start S₀", "score then", f"lowest within {_WINDOW:,} steps after", "change",
         f"fell by over {_FALL:.0f} points", "final",
     )  # fmt: skip
     return ScoreTable(columns, tuple(rows), caption, name_of(shift))
@@ -90,13 +90,14 @@ def _falls(record: Record, curve: str) -> tuple[float, float, float, float, floa
     """Step of λ = 0, score at the switch, by then, lowest soon after, and final; None without such a time."""
     if curve not in record.curves or _WEIGHT not in record.curves:
         return None
-    _, weights = points(record.curves[_WEIGHT])
-    end = ramp_end(record.curves[_WEIGHT]) if np.any(weights > 0.0) else 0.0
+    at, weights = points(record.curves[_WEIGHT])
+    above = at[weights > 0.0]
+    end, last = (ramp_end(record.curves[_WEIGHT]), int(above[-1])) if above.size else (0.0, 0)
     steps, scores = points(record.curves[curve])
     if end is None or steps[-1] < end + _WINDOW:
         return None
-    after = scores[(steps > end) & (steps <= end + _WINDOW) & np.isfinite(scores)]
-    then, final = (value_by(record.curves, curve, int(at)) for at in (end, steps[-1]))
+    after = scores[(steps > last) & (steps <= end + _WINDOW) & np.isfinite(scores)]
+    then, final = (value_by(record.curves, curve, step) for step in (last, int(steps[-1])))
     if then is None or final is None or not after.size:
         return None
     return end, float(scores[0]), then, float(after.min()), final
