@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.report.sheets import Sheet
-from segue.report.text import csv_cell, name_of, number, plain, plotly_text, signed
+from segue.report.text import (
+    csv_cell,
+    name_of,
+    number,
+    plain,
+    plotly_text,
+    setting_text,
+    signed,
+)
 
 
 @given(st.text())
@@ -80,3 +88,9 @@ def test_numbers_have_true_minus_signs_and_no_negative_zero() -> None:
     assert signed(0.5) == "+0.5"
     assert signed(-0.001) == "0.0"
     assert number(math.nan) == "–"
+
+
+def test_an_item_of_a_list_says_whose_it_is() -> None:
+    assert setting_text("source.learner.hidden_widths.0", 64) == "hidden width 1: 64"
+    assert setting_text("num_target_steps", 300) == "300 target steps"
+    assert setting_text("source.dataset.name", "cifar10") == "dataset cifar10"

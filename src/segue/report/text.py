@@ -115,6 +115,9 @@ def setting_text(path: str, value: Any) -> str:
     if last.startswith("num_") and isinstance(value, int) and not isinstance(value, bool):
         what = last[4:].replace("_", " ")
         return counted(value, what.removesuffix("s"), what)
+    if last.isdigit() and "." in path:  # an item of a list: "hidden width 1: 64"
+        what = path.rsplit(".", 2)[-2].replace("_", " ").removesuffix("s")
+        return plain(f"{what} {int(last) + 1}: {value}", 80)
     owner = (
         path.rsplit(".", 2)[-2].replace("_", " ") + " " if last == "name" and "." in path else ""
     )
