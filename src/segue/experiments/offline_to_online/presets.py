@@ -94,8 +94,9 @@ PRESETS: dict[str, Preset] = {
         "HalfCheetah: the primary arms after 200,000 offline updates, six seeds", _LONGER
     ),
     "large": _preset(
-        "HalfCheetah at 256 × 256: the primary arms, six seeds",
-        Phase("large", arms(LARGE, ("halfcheetah-medium",), PRIMARY, range(6))),
+        "256 × 256 units: HalfCheetah, the primary arms and staying offline, six seeds; Walker2d, two arms, five",
+        Phase("large", arms(LARGE, MEDIUM[:1], (*PRIMARY, "offline_throughout"), range(6))),
+        Phase("another task", arms(LARGE, MEDIUM[1:2], PRIMARY[:2], range(5))),
     ),
 }
 """Presets by name."""
