@@ -35,12 +35,9 @@ def main() -> None:
         "smoothing": segue.linear_decay(NUM_SMOOTHING_STEPS),
         "smoothing to a floor": segue.linear_decay(NUM_SMOOTHING_STEPS, final_weight=0.3),
     }.items():
+        objective = Objective(schedule, num_env_steps_before_updates=64)  # a batch
         training = OnlineTraining(
-            SwitchConfig(
-                LEARNER,
-                Objective(schedule, num_env_steps_before_updates=LEARNER.batch_size),
-                num_env_steps_per_round=10,
-            ),
+            SwitchConfig(LEARNER, objective, num_env_steps_per_round=10),
             make_env(),
             preprocessing,
             seed=0,
